@@ -1,0 +1,111 @@
+#pragma once
+
+// Matching of signals: every reader needs a producer before it, and only what somebody reads is computed.
+
+#include <mox/layer/contract.hpp>
+
+namespace mox::inline MOX_ABI {
+
+namespace detail {
+
+template <class L>
+struct reads_of {
+    using type = leaves<>;
+};
+template <class L>
+    requires requires { typename L::reads; }
+struct reads_of<L> {
+    using type = typename L::reads;
+};
+
+template <class L>
+struct publishes_of {
+    using type = leaves<>;
+};
+template <class L>
+    requires requires { typename L::publishes; }
+struct publishes_of<L> {
+    using type = typename L::publishes;
+};
+
+template <class Signal, class ReadingLayer, bool Available>
+consteval bool check_signal() {
+    static_assert(Available,
+                  "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
+                  "mox::attention layer earlier in the network)");
+    return true;
+}
+
+template <class Layer, class Available, class... Ss>
+consteval bool check_reads(leaves<Ss...>) {
+    return (check_signal<Ss, Layer, Available::template contains<Ss>>() && ... && true);
+}
+
+// What is published once L has run, given what was before. Own reads come first, then the children in order;
+// what a layer publishes itself is there when it is done.
+template <class L, class Available>
+struct flow;
+
+template <class Available, class... Ls>
+struct flow_through {
+    using type = Available;
+};
+template <class Available, class L, class... Ls>
+struct flow_through<Available, L, Ls...> {
+    using type = typename flow_through<typename flow<L, Available>::type, Ls...>::type;
+};
+
+template <class Available, class List>
+struct flow_list;
+template <class Available, class... Ls>
+struct flow_list<Available, leaves<Ls...>> : flow_through<Available, Ls...> {};
+
+template <class L, class Available>
+struct flow {
+    static_assert(check_reads<L, Available>(typename reads_of<L>::type{}));
+    using type = join<typename flow_list<Available, children_of<L>>::type, typename publishes_of<L>::type>;
+};
+
+template <class List>
+struct unique;
+template <>
+struct unique<leaves<>> {
+    using type = leaves<>;
+};
+template <class S, class... Ss>
+struct unique<leaves<S, Ss...>> {
+    using rest = typename unique<leaves<Ss...>>::type;
+    using type = std::conditional_t<leaves<Ss...>::template contains<S>, rest, join<leaves<S>, rest>>;
+};
+
+template <class L>
+struct all_reads;
+template <class List>
+struct all_reads_list;
+template <class... Ls>
+struct all_reads_list<leaves<Ls...>> {
+    using type = leaves<>;
+};
+template <class L, class... Ls>
+struct all_reads_list<leaves<L, Ls...>> {
+    using type = join<typename all_reads<L>::type, typename all_reads_list<leaves<Ls...>>::type>;
+};
+template <class L>
+struct all_reads {
+    using type = join<typename reads_of<L>::type, typename all_reads_list<children_of<L>>::type>;
+};
+
+}  // namespace detail
+
+/// The signals that some layer of the network reads.
+template <class Net>
+using signals_read = typename detail::unique<typename detail::all_reads<Net>::type>::type;
+
+/// Fails to compile, with a sentence, when a signal is read that nobody before publishes.
+template <class Net>
+consteval bool check_network() {
+    (void)check_layer<Net>();
+    return sizeof(type_tag<typename detail::flow<Net, leaves<>>::type>) > 0;
+}
+
+}  // namespace mox::inline MOX_ABI

@@ -1,0 +1,84 @@
+#pragma once
+
+// The element-wise half of a feed-forward expert, fused so that each value is touched once: activation on
+// the product's tile, and in backward the gate gradient, the activation's derivative and the scaled hidden
+// row in one pass.
+
+#include <mox/kernel/panels.hpp>
+#include <mox/simd/batch.hpp>
+
+namespace mox::inline MOX_ABI::kernel {
+
+/// One tile row of a gated product: `width` columns, gate units first, up units behind them. Writes
+/// hidden = act(gate) * up.
+template <class T, class Arch, class Act>
+MOX_INLINE void gated_tile_row(const T* tile, index_t width, T* hidden) {
+    const index_t units = width / 2;
+    for (index_t j = 0; j < units; j += simd::lanes<T, Arch>) {
+        const auto a = simd::load<T, Arch>(tile + j);
+        const auto u = simd::load<T, Arch>(tile + units + j);
+        simd::store(hidden + j, Act::value(a) * u);
+    }
+}
+
+/// One tile row of a plain product: hidden = act(tile).
+template <class T, class Arch, class Act>
+MOX_INLINE void plain_tile_row(const T* tile, index_t width, T* hidden) {
+    for (index_t j = 0; j < width; j += simd::lanes<T, Arch>) {
+        simd::store(hidden + j, Act::value(simd::load<T, Arch>(tile + j)));
+    }
+}
+
+/// Backward of one slot of a gated expert with weight g.
+/// pre: in, gate and up pre-activations in panel order; out, their gradients. dh: in, the gradient of the
+/// hidden row for weight 1 (`hidden` valid values); out, g * hidden row, the left factor of dW2.
+/// Returns the gradient of the weight, sum dh * h: the expert's output is not needed.
+template <class T, class Arch, class Act>
+T gated_backward_row(T* pre, T* dh, index_t hidden, T g) {
+    using batch = simd::batch<T, Arch>;
+    using layout = panel_layout<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    constexpr index_t half = layout::width / 2;
+    const batch weight(g);
+    batch dot(T(0));
+    for (index_t base = 0; base < hidden; base += half) {
+        const index_t units = std::min(half, round_up(hidden - base, L));
+        T* gate = pre + 2 * base;
+        T* up = gate + units;
+        for (index_t j = 0; j < units; j += L) {
+            const index_t valid = std::min(L, hidden - base - j);
+            const batch a = simd::load<T, Arch>(gate + j);
+            const batch u = simd::load<T, Arch>(up + j);
+            const batch d = simd::load_upto<T, Arch>(dh + base + j, valid);
+            const batch act = Act::value(a);
+            const batch h = act * u;
+            dot = simd::fma(d, h, dot);
+            const batch ds = d * weight;
+            simd::store(gate + j, ds * u * Act::derivative(a));
+            simd::store(up + j, ds * act);
+            simd::store_upto(dh + base + j, h * weight, valid);
+        }
+    }
+    return simd::reduce_add(dot);
+}
+
+/// The same for a plain expert: pre holds the pre-activations of `hidden` units and gets their gradients.
+template <class T, class Arch, class Act>
+T plain_backward_row(T* pre, T* dh, index_t hidden, T g) {
+    using batch = simd::batch<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    const batch weight(g);
+    batch dot(T(0));
+    for (index_t j = 0; j < hidden; j += L) {
+        const index_t valid = std::min(L, hidden - j);
+        const batch a = simd::load<T, Arch>(pre + j);
+        const batch d = simd::load_upto<T, Arch>(dh + j, valid);
+        const batch h = Act::value(a);
+        dot = simd::fma(d, h, dot);
+        simd::store(pre + j, d * weight * Act::derivative(a));
+        simd::store_upto(dh + j, h * weight, valid);
+    }
+    return simd::reduce_add(dot);
+}
+
+}  // namespace mox::inline MOX_ABI::kernel

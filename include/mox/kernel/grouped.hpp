@@ -1,0 +1,202 @@
+#pragma once
+
+// Products of a whole layer: groups of rows, one weight matrix per group, cut over threads by work and not
+// by group, so that one hot expert does not serialise. A dense layer is the case of one group.
+
+#include <mox/exec/executor.hpp>
+#include <mox/kernel/gemm.hpp>
+
+namespace mox::inline MOX_ABI::kernel {
+
+/// Group e owns the slots [offsets[e], offsets[e + 1]).
+struct group_view {
+    const row_t* offsets = nullptr;
+    index_t count = 0;
+
+    index_t begin(index_t e) const noexcept { return static_cast<index_t>(offsets[e]); }
+    index_t end(index_t e) const noexcept { return static_cast<index_t>(offsets[e + 1]); }
+    index_t slots() const noexcept { return count == 0 ? 0 : end(count - 1); }
+};
+
+/// `count` weight matrices of one shape behind each other.
+template <class T, class Arch = simd::default_arch>
+struct panel_stack {
+    panel_view<T, Arch> first;
+    constexpr panel_view<T, Arch> operator[](index_t e) const noexcept {
+        return {first.data + e * first.size(), first.rows, first.cols};
+    }
+};
+
+namespace detail {
+
+// Slots of one unit of work: long enough that a weight panel is read once for many rows, short enough that
+// a hot expert is cut into many units.
+inline constexpr index_t unit_rows = 192;
+
+// Columns of results per unit: at one thread the whole width (fewer calls), else about four units a thread.
+inline index_t units_along(index_t width, index_t threads) {
+    return threads == 1 ? 1 : std::min(width, 4 * threads);
+}
+
+}  // namespace detail
+
+/// Calls body(group, begin, end, piece, pieces) over units (slots of one group) x (`width` cut into pieces).
+/// Results of different units must not overlap.
+template <class Body>
+void for_each_unit(executor_ref exec, group_view groups, index_t width, Body&& body) {
+    const index_t threads = exec.concurrency();
+    if (threads == 1) {
+        for (index_t e = 0; e < groups.count; ++e) {
+            if (groups.begin(e) < groups.end(e)) body(e, groups.begin(e), groups.end(e), index_t{0}, index_t{1});
+        }
+        return;
+    }
+    // The number of units is known from the offsets alone; unit i is found by walking the groups.
+    index_t chunks = 0;
+    for (index_t e = 0; e < groups.count; ++e) {
+        chunks += divide_up(groups.end(e) - groups.begin(e), detail::unit_rows);
+    }
+    const index_t pieces = std::max<index_t>(
+        1, std::min(width, divide_up(detail::units_along(width, threads), std::max<index_t>(chunks, 1))));
+    exec.run(chunks * pieces, [&](index_t unit) {
+        index_t chunk = unit / pieces;
+        index_t e = 0;
+        for (;; ++e) {
+            const index_t here = divide_up(groups.end(e) - groups.begin(e), detail::unit_rows);
+            if (chunk < here) break;
+            chunk -= here;
+        }
+        const index_t size = groups.end(e) - groups.begin(e);
+        const index_t step = divide_up(size, divide_up(size, detail::unit_rows));
+        const index_t begin = groups.begin(e) + chunk * step;
+        body(e, begin, std::min(begin + step, groups.end(e)), unit % pieces, pieces);
+    });
+}
+
+/// [begin, end) of piece i of `pieces` of a width.
+struct piece_range {
+    index_t begin, end;
+    constexpr piece_range(index_t width, index_t i, index_t pieces) noexcept
+        : begin(width * i / pieces), end(width * (i + 1) / pieces) {}
+};
+
+/// out[slot] (+)= x[slot] W_e for every slot of every group.
+template <class T, class Arch>
+void grouped_product(executor_ref exec, group_view groups, row_source<const T> x,
+                     panel_stack<const T, Arch> w, row_target<T> out) {
+    for_each_unit(exec, groups, w.first.panels(),
+                  [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
+                      const piece_range p(w.first.panels(), piece, pieces);
+                      product<T, Arch>(x, begin, end, w[e], p.begin, p.end, out);
+                  });
+}
+
+/// out[slot] (+)= y[slot] W_e' for every slot of every group; y has `cols` valid columns.
+template <class T, class Arch>
+void grouped_transposed(executor_ref exec, group_view groups, row_source<const T> y, index_t cols,
+                        panel_stack<const T, Arch> w, row_target<T> out) {
+    for_each_unit(exec, groups, w.first.rows,
+                  [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
+                      const piece_range k(w.first.rows, piece, pieces);
+                      product_transposed<T, Arch>(y, cols, begin, end, w[e], k.begin, k.end, out);
+                  });
+}
+
+namespace detail {
+
+// First slot of a group whose token is not below `token`. Tokens ascend inside a group.
+inline index_t first_slot(index_t begin, index_t end, const row_t* tokens, index_t token) {
+    if (tokens == nullptr) return std::clamp(token, begin, end);
+    return std::lower_bound(tokens + begin, tokens + end, static_cast<row_t>(token)) - tokens;
+}
+
+}  // namespace detail
+
+/// Adds results of all groups into token rows: calls body(group, begin, end, c0, c1) for units in which the
+/// caller's thread is the only one that touches tokens [t0, t1), columns [c0, c1); groups come in ascending
+/// order, so that sums do not depend on threads. `start(t0, t1, c0, c1)` comes first.
+/// `tokens`: token of each slot, ascending inside a group; null when slot i is token i.
+template <class Start, class Body>
+void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, index_t token_count,
+                    index_t width, Start&& start, Body&& body) {
+    const index_t threads = exec.concurrency();
+    // Pieces along the columns first: a weight is then read by one thread only. Tokens are cut when there are
+    // not enough columns.
+    const index_t wanted = threads == 1 ? 1 : 4 * threads;
+    const index_t columns = std::min(width, wanted);
+    const index_t rows = std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
+    exec.run(columns * rows, [&](index_t unit) {
+        const piece_range c(width, unit / rows, columns);
+        const piece_range t(token_count, unit % rows, rows);
+        start(t.begin, t.end, c.begin, c.end);
+        for (index_t e = 0; e < groups.count; ++e) {
+            const index_t begin = detail::first_slot(groups.begin(e), groups.end(e), tokens, t.begin);
+            const index_t end = detail::first_slot(begin, groups.end(e), tokens, t.end);
+            if (begin < end) body(e, begin, end, c.begin, c.end);
+        }
+    });
+}
+
+/// y[token] (+)= scale[slot] * x[slot] W_e, summed over the slots of a token in the order of the groups.
+/// y is overwritten (tokens without a slot become zero) unless `accumulate`.
+template <class T, class Arch>
+void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t* tokens,
+                               row_source<const T> x, const T* scale, panel_stack<const T, Arch> w,
+                               matrix_view<T> y, bool accumulate) {
+    constexpr index_t W = panel_width<T, Arch>;
+    // With one group that covers every token there is nothing to add up.
+    const bool direct = !accumulate && groups.count == 1 && groups.slots() == y.rows;
+    for_each_owner(
+        exec, groups, tokens, y.rows, w.first.panels(),
+        [&](index_t t0, index_t t1, index_t p0, index_t p1) {
+            if (accumulate || direct) return;
+            const index_t end = std::min(p1 * W, y.cols);
+            for (index_t t = t0; t < t1; ++t) std::fill(y.row(t) + p0 * W, y.row(t) + end, T(0));
+        },
+        [&](index_t e, index_t begin, index_t end, index_t p0, index_t p1) {
+            product<T, Arch>(x, begin, end, w[e], p0, p1,
+                             {row_source<T>(y, tokens), y.cols, scale, !direct});
+        });
+}
+
+/// dx[token] (+)= dy[slot] W_e', like grouped_product_to_tokens; dy has `cols` valid columns.
+template <class T, class Arch>
+void grouped_transposed_to_tokens(executor_ref exec, group_view groups, const row_t* tokens,
+                                  row_source<const T> dy, index_t cols, panel_stack<const T, Arch> w,
+                                  matrix_view<T> dx, bool accumulate) {
+    const bool direct = !accumulate && groups.count == 1 && groups.slots() == dx.rows;
+    for_each_owner(
+        exec, groups, tokens, dx.rows, w.first.rows,
+        [&](index_t t0, index_t t1, index_t k0, index_t k1) {
+            if (accumulate || direct) return;
+            for (index_t t = t0; t < t1; ++t) std::fill(dx.row(t) + k0, dx.row(t) + k1, T(0));
+        },
+        [&](index_t e, index_t begin, index_t end, index_t k0, index_t k1) {
+            product_transposed<T, Arch>(dy, cols, begin, end, w[e], k0, k1,
+                                        {row_source<T>(dx, tokens), dx.cols, nullptr, !direct});
+        });
+}
+
+/// dW_e (+)= sum over the slots of e of x[slot]' y[slot]. Overwrites unless `accumulate`: a group without
+/// slots gets zeros. y has `cols` valid columns.
+template <class T, class Arch>
+void grouped_weight_gradient(executor_ref exec, group_view groups, row_source<const T> x,
+                             row_source<const T> y, index_t cols, panel_stack<T, Arch> dw, bool accumulate) {
+    const index_t panels = dw.first.panels();
+    const index_t threads = exec.concurrency();
+    // A unit is one panel of one group, cut along k when there are few of them.
+    const index_t units = groups.count * panels;
+    const index_t cuts =
+        threads == 1 ? 1
+                     : std::max<index_t>(1, std::min(divide_up(dw.first.rows, 8 * product_rows),
+                                                     divide_up(4 * threads, std::max<index_t>(units, 1))));
+    exec.run(units * cuts, [&](index_t unit) {
+        const index_t e = unit / (panels * cuts);
+        const index_t p = unit / cuts % panels;
+        const piece_range k(dw.first.rows, unit % cuts, cuts);
+        weight_gradient<T, Arch>(x, y, cols, groups.begin(e), groups.end(e), dw[e], p, k.begin, k.end,
+                                 accumulate);
+    });
+}
+
+}  // namespace mox::inline MOX_ABI::kernel

@@ -1,0 +1,172 @@
+#pragma once
+
+// The numbers of a network: one flat aligned buffer. Gradients and optimiser moments have the same type.
+
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <mox/compose/signals.hpp>
+#include <mox/core/random.hpp>
+
+namespace mox::inline MOX_ABI {
+
+namespace detail {
+
+// Layers that add into the residual stream; each block of a usual network has two.
+template <class L>
+constexpr index_t residual_count() {
+    index_t n = 0;
+    if constexpr (requires { L::name; }) {
+        if (std::string_view(L::name) == "residual") n = 1;
+    }
+    for_each_index<children_of<L>::size>(
+        [&](auto i) { n += repetitions<L>() * residual_count<typename children_of<L>::template at<i>>(); });
+    return n;
+}
+
+}  // namespace detail
+
+namespace init {
+
+/// Linear maps normal with standard deviation 1/sqrt(inputs), those that write into the residual stream
+/// scaled by 1/sqrt(residual additions); embeddings and routers 0.02; norm gains 1, biases 0.
+struct standard_t {
+    double deviation(const parameter& p, index_t residual_additions) const {
+        double s = 0;
+        switch (p.init) {
+            case fill::fan_in: s = 1.0 / std::sqrt(static_cast<double>(p.rows)); break;
+            case fill::small:
+            case fill::embedding: s = 0.02; break;
+            case fill::zeros:
+            case fill::ones: break;
+        }
+        if (p.writes_residual && residual_additions > 0) {
+            s /= std::sqrt(static_cast<double>(residual_additions));
+        }
+        return s;
+    }
+};
+inline constexpr standard_t standard{};
+
+}  // namespace init
+
+/// A tensor of a network, for loading, saving and looking: its path, its logical shape [count, rows, cols]
+/// (y = x W; rows are inputs), its place in the buffer.
+struct tensor_info {
+    std::string path;
+    parameter spec;
+    index_t offset = 0;
+    index_t ordinal = 0;
+};
+
+/// All parameters of `Net`, or their gradients or moments.
+template <class Net, class T = float>
+class params {
+    static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
+                  "mox::params: the scalar type must be float or double");
+    static_assert(check_network<Net>());
+
+public:
+    using network = Net;
+    using scalar = T;
+
+    /// All zeros.
+    params() : values_(parameter_elements<Net, T>()) {}
+
+    /// Initial values from a policy (init::standard) and a seed. Number i of a tensor is a function of the
+    /// seed, the tensor, the expert and i only: it depends neither on the scalar type nor on how many experts
+    /// there are.
+    template <class Init>
+    params(const Init& policy, std::uint64_t seed) : params() {
+        constexpr index_t additions = detail::residual_count<Net>();
+        for_each_parameter<Net, T>([&](const parameter& p, index_t offset, const std::string&, index_t ordinal) {
+            const double deviation = policy.deviation(p, additions);
+            for (index_t m = 0; m < p.count; ++m) {
+                const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
+                                                     static_cast<std::uint64_t>(m));
+                std::uint64_t i = 0;
+                for (index_t k = 0; k < p.rows; ++k) {
+                    for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
+                        double v = p.init == fill::ones ? 1.0 : 0.0;
+                        if (deviation > 0) v = deviation * stream.normal(i);
+                        values_[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+                    }
+                }
+            }
+        });
+    }
+
+    param_ref<Net, T> ref() noexcept { return param_ref<Net, T>(values_.data()); }
+    param_ref<Net, const T> ref() const noexcept { return param_ref<Net, const T>(values_.data()); }
+
+    /// The whole buffer, padding included, for element-wise work.
+    std::span<T> flat() noexcept { return {values_.data(), static_cast<std::size_t>(values_.size())}; }
+    std::span<const T> flat() const noexcept {
+        return {values_.data(), static_cast<std::size_t>(values_.size())};
+    }
+
+    void zero() noexcept { values_.zero(); }
+
+    /// All tensors in memory order.
+    static std::vector<tensor_info> tensors() {
+        std::vector<tensor_info> all;
+        for_each_parameter<Net, T>(
+            [&](const parameter& p, index_t offset, const std::string& path, index_t ordinal) {
+                all.push_back({path, p, offset, ordinal});
+            });
+        return all;
+    }
+
+    /// Number of parameters, padding not counted.
+    static index_t count() {
+        index_t n = 0;
+        for_each_parameter<Net, T>(
+            [&](const parameter& p, index_t, const std::string&, index_t) { n += p.logical_size(); });
+        return n;
+    }
+
+    /// The values of one tensor, row-major [count, rows, cols].
+    std::vector<T> read(const tensor_info& t) const {
+        std::vector<T> v;
+        v.reserve(static_cast<std::size_t>(t.spec.logical_size()));
+        visit(t, [&](index_t at) { v.push_back(values_[at]); });
+        return v;
+    }
+    std::vector<T> read(std::string_view path) const { return read(find("mox::params::read", path)); }
+
+    /// Sets one tensor from row-major values [count, rows, cols].
+    void write(const tensor_info& t, std::span<const T> v) {
+        check::size("mox::params::write", "values", "elements (tensor '" + t.path + "')", t.spec.logical_size(),
+                    ssize_of(v));
+        const T* from = v.data();
+        visit(t, [&](index_t at) { values_[at] = *from++; });
+    }
+    void write(std::string_view path, std::span<const T> v) { write(find("mox::params::write", path), v); }
+
+private:
+    static tensor_info find(std::string_view call, std::string_view path) {
+        std::string known;
+        for (auto& t : tensors()) {
+            if (t.path == path) return t;
+            known += known.empty() ? t.path : ", " + t.path;
+        }
+        check::fail(call, "there is no tensor '" + std::string(path) + "'; this network has " + known);
+    }
+
+    template <class Body>
+    static void visit(const tensor_info& t, Body&& body) {
+        for (index_t m = 0; m < t.spec.count; ++m) {
+            for (index_t k = 0; k < t.spec.rows; ++k) {
+                for (index_t n = 0; n < t.spec.logical_cols(); ++n) {
+                    body(t.offset + element_offset<T>(t.spec, m, k, n));
+                }
+            }
+        }
+    }
+
+    buffer<T> values_;
+};
+
+}  // namespace mox::inline MOX_ABI

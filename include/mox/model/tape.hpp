@@ -1,0 +1,156 @@
+#pragma once
+
+// What forward leaves for backward, plus scratch memory, auxiliary losses and routing statistics. Reused from
+// step to step: memory grows during the first steps of the largest batch and never again.
+
+#include <memory>
+#include <vector>
+
+#include <mox/compose/signals.hpp>
+
+namespace mox::inline MOX_ABI {
+
+/// Tokens per expert and slots lost, summed over all layers of one type in the last step.
+struct routing_stats {
+    std::vector<index_t> tokens_per_expert;  ///< true experts, then null experts
+    index_t tokens = 0;                      ///< rows that reached these layers
+    index_t slots = 0;                       ///< choices made
+    index_t dropped = 0;                     ///< choices lost to capacity
+    index_t nulls = 0;                       ///< choices of null experts
+    index_t processed = 0;                   ///< depth: rows that went through the block
+};
+
+template <class Net, class T = float>
+class tape {
+public:
+    using network = Net;
+    using scalar = T;
+
+    tape() : memory_(std::make_unique<memory>()) {}
+    /// Threads come from the host program; the executor must outlive the tape's use.
+    explicit tape(executor_ref exec) : tape() { exec_ = exec; }
+    template <executor E>
+    explicit tape(E& exec) : tape(executor_ref(exec)) {}
+
+    void use(executor_ref exec) noexcept { exec_ = exec; }
+    executor_ref exec() const noexcept { return exec_; }
+
+    /// The auxiliary losses of the last training forward, scaled by aux_scale.
+    T aux_loss() const noexcept { return aux_loss_; }
+    /// A factor on all auxiliary losses from the next step on, for schedules.
+    void set_aux_scale(T scale) noexcept { aux_scale_ = scale; }
+
+    /// Where the caller puts the gradient of the output before mox::backward; the shape of the last output.
+    matrix_view<T> output_grad() const noexcept { return output_grad_; }
+    /// The last output.
+    matrix_view<const T> output() const noexcept { return output_; }
+
+    /// One record for each routed layer of the last step, in forward order.
+    std::span<const routing_record> routing() const noexcept { return memory_->routing; }
+
+    /// Statistics of all layers of type `Layer`.
+    template <class Layer>
+    routing_stats stats() const {
+        routing_stats s;
+        for (const routing_record& r : memory_->routing) {
+            if (r.layer != type_id<Layer>()) continue;
+            s.tokens += r.rows;
+            s.processed += r.selected_count;
+            s.dropped += r.dropped;
+            s.slots += r.rows * r.slots;
+            s.tokens_per_expert.resize(static_cast<std::size_t>(r.experts + r.nulls));
+            for (index_t e = 0; e < r.experts + r.nulls; ++e) {
+                s.tokens_per_expert[static_cast<std::size_t>(e)] += r.counts[e];
+                if (e >= r.experts) s.nulls += r.counts[e];
+            }
+        }
+        return s;
+    }
+
+    /// Bytes held by the tape.
+    std::size_t bytes() const noexcept {
+        return memory_->saved.capacity() + memory_->scratch.capacity() + memory_->kept.capacity();
+    }
+
+    /// Used by run.hpp: a context for a new step over `rows`.
+    context<T> begin(const sequence_view& rows, phase mode, bool saving) {
+        memory& m = *memory_;
+        m.saved.reset();
+        m.scratch.reset();
+        m.kept.reset();
+        m.records.clear();
+        m.routing.clear();
+        m.signals.clear();
+        output_grad_ = {};
+        context<T> ctx = base(rows, mode);
+        ctx.records = saving ? &m.records : nullptr;
+        add_signals(typename std::type_identity<signals_read<Net>>::type{}, rows.rows());
+        rows_ = rows;
+        return ctx;
+    }
+
+    /// Used by run.hpp: the context of backward after a training forward.
+    context<T> resume() {
+        context<T> ctx = base(rows_, phase::train);
+        ctx.records = &memory_->records;
+        return ctx;
+    }
+
+    /// Used by run.hpp: remembers the results of a forward pass.
+    matrix_view<T> finish(const context<T>& ctx, matrix_view<T> output, bool saving) {
+        output_ = output;
+        aux_loss_ = ctx.aux_loss;
+        if (saving) {
+            output_grad_ = {memory_->saved.template take<T>(output.rows * output.stride), output.rows, output.cols,
+                            output.stride};
+        }
+        return output;
+    }
+
+    /// Used by run.hpp: the batch of a call without one.
+    batch& whole() noexcept { return memory_->whole; }
+
+private:
+    // On the heap, so that contexts and views survive moving the tape.
+    struct memory {
+        arena saved, scratch, kept;
+        record_stack records;
+        std::vector<routing_record> routing;
+        signal_board<T> signals;
+        batch whole;
+    };
+
+    context<T> base(const sequence_view& rows, phase mode) {
+        memory& m = *memory_;
+        context<T> ctx;
+        ctx.exec = exec_;
+        ctx.saved = &m.saved;
+        ctx.scratch = &m.scratch;
+        ctx.kept = &m.kept;
+        ctx.routing = &m.routing;
+        ctx.signals = &m.signals;
+        ctx.rows = rows;
+        ctx.mode = mode;
+        ctx.aux_scale = aux_scale_;
+        return ctx;
+    }
+
+    template <class... Ss>
+    void add_signals(leaves<Ss...>, [[maybe_unused]] index_t rows) {
+        (memory_->signals.template add<Ss>(zeros(rows, Ss::width)), ...);
+    }
+    matrix_view<T> zeros(index_t rows, index_t width) {
+        T* p = memory_->kept.template take<T>(rows * width);
+        std::fill_n(p, rows * width, T(0));
+        return {p, rows, width};
+    }
+
+    std::unique_ptr<memory> memory_;
+    executor_ref exec_;
+    sequence_view rows_;
+    matrix_view<T> output_, output_grad_;
+    T aux_loss_ = 0;
+    T aux_scale_ = 1;
+};
+
+}  // namespace mox::inline MOX_ABI

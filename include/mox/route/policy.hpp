@@ -1,0 +1,83 @@
+#pragma once
+
+// Policies say what they are by a tag, so that layers take them in any order and refuse others by name.
+
+#include <type_traits>
+
+#include <mox/core/coefficient.hpp>
+#include <mox/core/leaves.hpp>
+#include <mox/core/view.hpp>
+
+namespace mox::inline MOX_ABI {
+
+namespace route {
+
+struct scorer_policy {};    ///< tokens -> logits (its own parameters)
+struct selector_policy {};  ///< logits -> chosen experts
+struct gate_policy {};      ///< logits of the chosen -> weights of their outputs
+struct nulls_policy {};     ///< experts that cost nothing
+struct capacity_policy {};  ///< a limit of tokens per expert
+struct balance_policy {};   ///< auxiliary losses on the router
+struct shared_policy {};    ///< layers that every token passes
+
+namespace detail {
+
+template <class Kind, class P>
+constexpr bool is_kind() {
+    if constexpr (requires { typename P::policy; }) {
+        return std::is_same_v<typename P::policy, Kind>;
+    } else {
+        return false;
+    }
+}
+
+template <class Kind, class... Ps>
+struct filter {
+    using type = leaves<>;
+};
+template <class Kind, class P, class... Ps>
+struct filter<Kind, P, Ps...> {
+    using rest = typename filter<Kind, Ps...>::type;
+    using type = std::conditional_t<is_kind<Kind, P>(), join<leaves<P>, rest>, rest>;
+};
+
+template <class List, class Default>
+struct first_or {
+    using type = typename List::template at<0>;
+};
+template <class Default>
+struct first_or<leaves<>, Default> {
+    using type = Default;
+};
+
+}  // namespace detail
+
+/// All policies of one kind, in order.
+template <class Kind, class... Ps>
+using all_of_kind = typename detail::filter<Kind, Ps...>::type;
+
+/// The policy of one kind, or a default.
+template <class Kind, class Default, class... Ps>
+using one_of_kind = typename detail::first_or<all_of_kind<Kind, Ps...>, Default>::type;
+
+/// What gates and balance losses see of one router: N tokens, `experts` true experts and behind them
+/// `outputs - experts` null experts, `slots` choices per token.
+template <class T>
+struct router_view {
+    matrix_view<const T> logits;        ///< N x outputs
+    matrix_view<const T> probability;   ///< N x outputs, softmax over all; empty unless somebody needs it
+    const T* log_sum_exp = nullptr;     ///< N, together with probability
+    const row_t* chosen = nullptr;      ///< N x slots, before dropping
+    const row_t* counts = nullptr;      ///< outputs: how often each was chosen, before dropping
+    const row_t* sequence_offsets = nullptr;
+    index_t sequences = 0;
+    index_t experts = 0;
+    index_t slots = 0;
+
+    index_t tokens() const noexcept { return logits.rows; }
+    index_t outputs() const noexcept { return logits.cols; }
+    const row_t* chosen_by(index_t t) const noexcept { return chosen + t * slots; }
+};
+
+}  // namespace route
+}  // namespace mox::inline MOX_ABI
