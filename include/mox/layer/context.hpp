@@ -9,6 +9,7 @@
 
 #include <mox/core/buffer.hpp>
 #include <mox/exec/executor.hpp>
+#include <mox/kernel/rotary.hpp>
 #include <mox/layer/parameter.hpp>
 #include <mox/layer/sequences.hpp>
 #include <mox/layer/signal.hpp>
@@ -92,6 +93,39 @@ constexpr index_t state_count() noexcept {
     return n;
 }
 
+/// Cosines and sines of rotary positions, shared by all layers with the same head size and base.
+template <class T>
+class rotary_cache {
+public:
+    /// A table that covers positions [0, positions). Grows by doubling; valid until the next call.
+    const T* table(index_t head_dim, double base, index_t positions) {
+        for (entry& e : entries_) {
+            if (e.head_dim == head_dim && e.base == base) return grow(e, positions);
+        }
+        entries_.push_back({head_dim, base, 0, {}});
+        return grow(entries_.back(), positions);
+    }
+
+private:
+    struct entry {
+        index_t head_dim;
+        double base;
+        index_t positions;
+        buffer<T> values;
+    };
+
+    static const T* grow(entry& e, index_t positions) {
+        if (positions > e.positions) {
+            e.positions = std::max<index_t>({positions, 2 * e.positions, 64});
+            e.values = buffer<T>(e.positions * e.head_dim);
+            kernel::fill_rotary_table(e.values.data(), 0, e.positions, e.head_dim, e.base);
+        }
+        return e.values.data();
+    }
+
+    std::vector<entry> entries_;
+};
+
 /// Training routes with the whole sequence in view; evaluation and decoding use causal rules only.
 enum class phase { train, evaluate };
 
@@ -104,6 +138,7 @@ struct context {
     record_stack* records = nullptr;  ///< null when no backward will follow
     std::vector<routing_record>* routing = nullptr;
     signal_board<T>* signals = nullptr;
+    rotary_cache<T>* rotary = nullptr;
     std::span<layer_state<T>> states;  ///< decoding: one per stateful layer, in forward order
     index_t next_state = 0;
     sequence_view rows;
@@ -111,7 +146,6 @@ struct context {
     T aux_loss = 0;                 ///< auxiliary losses of this step, scaled
     T aux_scale = 1;                ///< factor on all auxiliary losses and their gradients
     bool accumulate = false;        ///< backward adds to the gradients instead of overwriting them
-    std::uint64_t seed = 0;         ///< for layers that draw numbers; changes every step
     bool input_gradient = true;     ///< backward: false when nobody wants the gradient of this layer's input
 
     bool saving() const noexcept { return records != nullptr; }

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <mox/kernel/dense.hpp>
 #include <mox/kernel/elementwise.hpp>
-#include <mox/kernel/grouped.hpp>
 #include <mox/layer/context.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -38,10 +38,7 @@ struct linear {
     template <class T>
     static void forward(context<T>& ctx, param_ref<linear, const T> w, matrix_view<const T> x,
                         matrix_view<T> y) {
-        const row_t whole[2] = {0, static_cast<row_t>(x.rows)};
-        kernel::grouped_product_to_tokens<T>(ctx.exec, {whole, 1}, nullptr, kernel::row_source(x),
-                                             static_cast<const T*>(nullptr),
-                                             kernel::panel_stack<const T>{w.template panels<0>()}, y, false);
+        kernel::dense<T>(ctx.exec, w.template panels<0>(), x, y);
         if constexpr (Bias == bias::with) kernel::add_vector_rows<T>(ctx.exec, w[1], y);
         ctx.save(record<T>{x});
     }
@@ -50,16 +47,9 @@ struct linear {
     static void backward(context<T>& ctx, param_ref<linear, const T> w, param_ref<linear, T> g,
                          matrix_view<const T> dy, matrix_view<T> dx) {
         const auto saved = ctx.template restore<record<T>>();
-        const row_t whole[2] = {0, static_cast<row_t>(dy.rows)};
-        kernel::grouped_weight_gradient<T>(ctx.exec, {whole, 1}, kernel::row_source(saved.x),
-                                           kernel::row_source(dy), Out,
-                                           kernel::panel_stack<T>{g.template panels<0>()}, ctx.accumulate);
+        kernel::dense_weight_gradient<T>(ctx.exec, saved.x, dy, g.template panels<0>(), ctx.accumulate);
         if constexpr (Bias == bias::with) kernel::sum_columns<T>(ctx.exec, dy, g[1], ctx.accumulate);
-        if (ctx.input_gradient) {
-            kernel::grouped_transposed_to_tokens<T>(ctx.exec, {whole, 1}, nullptr, kernel::row_source(dy), Out,
-                                                    kernel::panel_stack<const T>{w.template panels<0>()}, dx,
-                                                    false);
-        }
+        if (ctx.input_gradient) kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), dy, dx, false);
     }
 };
 

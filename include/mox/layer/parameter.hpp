@@ -125,19 +125,19 @@ struct layout_of {
     static constexpr std::size_t kids = children_of<L>::size;
 
     static constexpr auto own_offsets = [] {
-        std::array<index_t, own + 1> at{};
+        std::array<index_t, own + 1> offsets{};
         if constexpr (own > 0) {
-            for (std::size_t i = 0; i < own; ++i) at[i + 1] = at[i] + tensor_elements<T>(L::parameters[i]);
+            for (std::size_t i = 0; i < own; ++i) offsets[i + 1] = offsets[i] + tensor_elements<T>(L::parameters[i]);
         }
-        return at;
+        return offsets;
     }();
 
     static constexpr auto child_offsets = [] {
-        std::array<index_t, kids + 1> at{};
+        std::array<index_t, kids + 1> offsets{};
         for_each_index<kids>([&](auto i) {
-            at[i + 1] = at[i] + parameter_elements<typename children_of<L>::template at<i>, T>();
+            offsets[i + 1] = offsets[i] + parameter_elements<typename children_of<L>::template at<i>, T>();
         });
-        return at;
+        return offsets;
     }();
 };
 

@@ -117,6 +117,7 @@ private:
         record_stack records;
         std::vector<routing_record> routing;
         signal_board<T> signals;
+        rotary_cache<T> rotary;
         batch whole;
     };
 
@@ -129,6 +130,7 @@ private:
         ctx.kept = &m.kept;
         ctx.routing = &m.routing;
         ctx.signals = &m.signals;
+        ctx.rotary = &m.rotary;
         ctx.rows = rows;
         ctx.mode = mode;
         ctx.aux_scale = aux_scale_;

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include <mox/kernel/grouped.hpp>
+#include <mox/kernel/dense.hpp>
 #include <mox/route/policy.hpp>
 
 namespace mox::inline MOX_ABI::route {
@@ -16,10 +16,7 @@ struct linear_scorer {
     template <class T>
     static void forward(executor_ref exec, kernel::panel_view<const T> r, matrix_view<const T> x,
                         matrix_view<T> logits) {
-        const row_t whole[2] = {0, static_cast<row_t>(x.rows)};
-        kernel::grouped_product_to_tokens<T>(exec, {whole, 1}, nullptr, kernel::row_source(x),
-                                             static_cast<const T*>(nullptr), kernel::panel_stack<const T>{r},
-                                             logits, false);
+        kernel::dense<T>(exec, r, x, logits);
     }
 
     /// dR (+)= x' dl, dx += dl R'.
@@ -27,13 +24,8 @@ struct linear_scorer {
     static void backward(executor_ref exec, kernel::panel_view<const T> r, kernel::panel_view<T> dr,
                          matrix_view<const T> x, matrix_view<const T> dlogits, matrix_view<T> dx,
                          bool accumulate, bool input_gradient) {
-        const row_t whole[2] = {0, static_cast<row_t>(x.rows)};
-        kernel::grouped_weight_gradient<T>(exec, {whole, 1}, kernel::row_source(x), kernel::row_source(dlogits),
-                                           dlogits.cols, kernel::panel_stack<T>{dr}, accumulate);
-        if (input_gradient) {
-            kernel::grouped_transposed_to_tokens<T>(exec, {whole, 1}, nullptr, kernel::row_source(dlogits),
-                                                    dlogits.cols, kernel::panel_stack<const T>{r}, dx, true);
-        }
+        kernel::dense_weight_gradient<T>(exec, x, dlogits, dr, accumulate);
+        if (input_gradient) kernel::dense_transposed<T>(exec, r, dlogits, dx, true);
     }
 };
 
