@@ -1,0 +1,12 @@
+// EXPECT: mox: this matrix is column-major; mox reads tokens as rows, so declare it row-major
+#include <Eigen/Core>
+
+#include <mox/core/view.hpp>
+
+#ifdef MOX_CORRECT
+using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+#else
+using matrix = Eigen::MatrixXf;
+#endif
+
+mox::index_t rows(matrix& m) { return mox::matrix_view<float>(m).rows; }
