@@ -1,4 +1,4 @@
-// EXPECT: mox: this matrix is column-major; mox reads tokens as rows, so declare it row-major
+// EXPECT: mox: this matrix is column-major
 #include <Eigen/Core>
 
 #include <mox/core/view.hpp>

@@ -28,42 +28,25 @@ struct publishes_of<L> {
     using type = typename L::publishes;
 };
 
-template <class Signal, class ReadingLayer, bool Available>
-consteval bool check_signal() {
-    static_assert(Available,
-                  "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
-                  "mox::attention layer earlier in the network)");
-    return true;
-}
+template <class Available, class List>
+inline constexpr bool all_available = false;
+template <class Available, class... Ss>
+inline constexpr bool all_available<Available, leaves<Ss...>> = (Available::template contains<Ss> && ... && true);
 
-template <class Layer, class Available, class... Ss>
-consteval bool check_reads(leaves<Ss...>) {
-    return (check_signal<Ss, Layer, Available::template contains<Ss>>() && ... && true);
-}
-
-// What is published once L has run, given what was before. Own reads come first, then the children in order;
-// what a layer publishes itself is there when it is done.
-template <class L, class Available>
-struct flow;
-
-template <class Available, class... Ls>
-struct flow_through {
+// What is published once the layers have run, given what was before. A layer's own reads come first, then its
+// children in order; what it publishes itself is there when it is done. Few and flat templates, so that the
+// compiler's way to the sentence is short.
+template <class Available, class List>
+struct flow {
     using type = Available;
 };
 template <class Available, class L, class... Ls>
-struct flow_through<Available, L, Ls...> {
-    using type = typename flow_through<typename flow<L, Available>::type, Ls...>::type;
-};
-
-template <class Available, class List>
-struct flow_list;
-template <class Available, class... Ls>
-struct flow_list<Available, leaves<Ls...>> : flow_through<Available, Ls...> {};
-
-template <class L, class Available>
-struct flow {
-    static_assert(check_reads<L, Available>(typename reads_of<L>::type{}));
-    using type = join<typename flow_list<Available, children_of<L>>::type, typename publishes_of<L>::type>;
+struct flow<Available, leaves<L, Ls...>> {
+    static_assert(all_available<Available, typename reads_of<L>::type>,
+                  "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
+                  "mox::attention layer earlier in the network)");
+    using inside = typename flow<Available, children_of<L>>::type;
+    using type = typename flow<join<inside, typename publishes_of<L>::type>, leaves<Ls...>>::type;
 };
 
 template <class List>
@@ -105,7 +88,7 @@ using signals_read = typename detail::unique<typename detail::all_reads<Net>::ty
 template <class Net>
 consteval bool check_network() {
     (void)check_layer<Net>();
-    return sizeof(type_tag<typename detail::flow<Net, leaves<>>::type>) > 0;
+    return sizeof(type_tag<typename detail::flow<leaves<>, leaves<Net>>::type>) > 0;
 }
 
 }  // namespace mox::inline MOX_ABI
