@@ -1,0 +1,45 @@
+#pragma once
+
+// A benchmark is a group of competitors doing the same work. The table shows each as a share of the machine's
+// limit and against the other competitors; all of them and the limit run interleaved in one process, because
+// a shared machine changes its speed from second to second.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+enum class limit { none, fma_f32 };
+
+struct competitor {
+    std::string who;                               ///< "mox" or the peer's name
+    std::function<std::function<void()>()> setup;  ///< called once before measuring; returns one repetition
+};
+
+/// What mox must reach. Zero: no goal.
+struct goal {
+    double of_limit = 0;  ///< share of the limit
+    double against = 0;   ///< times as fast as the peer named below
+    std::string peer;
+};
+
+struct group {
+    std::string name;   ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
+    double flops = 0;   ///< useful operations of one repetition
+    limit kind = limit::none;
+    std::vector<goal> goals;
+    std::vector<competitor> competitors;
+};
+
+/// All groups; sources add theirs before main with `registration`.
+std::vector<group>& groups();
+
+struct registration {
+    explicit registration(void (*add)(std::vector<group>&)) { add(groups()); }
+};
+
+/// Adds competitors to a group of another source file, when it exists.
+void add_competitor(const std::string& group_name, competitor c);
+
+}  // namespace bench
