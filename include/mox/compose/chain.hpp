@@ -61,22 +61,22 @@ struct chain {
         matrix_view<const T> current;
         for (index_t r = 0; r < repetitions<L>(); ++r) {
             for_each_index<kids::size>([&](auto i) {
-                using layer = typename kids::template at<i>;
+                using kid = typename kids::template at<i>;
                 const index_t step = r * static_cast<index_t>(kids::size) + static_cast<index_t>(i);
                 matrix_view<T> to = y;
                 if (step + 1 < steps) {
-                    to = ctx.saving() ? ctx.activation(y.rows, layer::out)
-                                      : turn[step % 2].middle_cols(0, layer::out);
+                    to = ctx.saving() ? ctx.activation(y.rows, kid::out)
+                                      : turn[step % 2].middle_cols(0, kid::out);
                 }
                 const arena_scope_if inner(*ctx.saved, !ctx.saving());
                 if constexpr (i == 0) {
                     if (step == 0) {
-                        layer::template forward<T>(ctx, w.template child<i>(r), x, to);
+                        kid::template forward<T>(ctx, w.template child<i>(r), x, to);
                     } else if constexpr (std::is_same_v<Input, matrix_view<const T>>) {
-                        layer::template forward<T>(ctx, w.template child<i>(r), current, to);
+                        kid::template forward<T>(ctx, w.template child<i>(r), current, to);
                     }
                 } else {
-                    layer::template forward<T>(ctx, w.template child<i>(r), current, to);
+                    kid::template forward<T>(ctx, w.template child<i>(r), current, to);
                 }
                 current = to;
             });
@@ -95,12 +95,12 @@ struct chain {
         matrix_view<const T> current = dy;
         for (index_t r = repetitions<L>(); r-- > 0;) {
             for_each_index_reversed<kids::size>([&](auto i) {
-                using layer = typename kids::template at<i>;
+                using kid = typename kids::template at<i>;
                 const index_t step = r * static_cast<index_t>(kids::size) + static_cast<index_t>(i);
                 ctx.input_gradient = step > 0 || wanted;
                 matrix_view<T> to = dx;
-                if (step > 0) to = turn[step % 2].middle_cols(0, layer::in);
-                layer::template backward<T>(ctx, w.template child<i>(r), g.template child<i>(r), current, to);
+                if (step > 0) to = turn[step % 2].middle_cols(0, kid::in);
+                kid::template backward<T>(ctx, w.template child<i>(r), g.template child<i>(r), current, to);
                 current = to;
             });
         }

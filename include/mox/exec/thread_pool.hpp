@@ -58,13 +58,18 @@ public:
             argument_ = const_cast<void*>(static_cast<const void*>(std::addressof(task)));
             size_ = n;
             next_.store(0, std::memory_order_relaxed);
-            busy_.store(static_cast<index_t>(workers_.size()), std::memory_order_relaxed);
             failure_ = nullptr;
+            open_ = true;
             generation_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();
         drain();
-        // Workers finish within the length of one task: spin first, sleep when it takes longer.
+        // Nothing is left to hand out. Only threads that took part are waited for: one that the system did not
+        // schedule in time (a busy machine) finds the call closed.
+        {
+            std::lock_guard lock(mutex_);
+            open_ = false;
+        }
         for (int spin = 0; spin < spins && busy_.load(std::memory_order_acquire) != 0; ++spin) pause();
         if (busy_.load(std::memory_order_acquire) != 0) {
             std::unique_lock lock(mutex_);
@@ -110,6 +115,8 @@ private:
                 wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
                 seen = generation_.load(std::memory_order_acquire);
                 if (stop_) return;
+                if (!open_) continue;
+                busy_.fetch_add(1, std::memory_order_relaxed);
             }
             drain();
             if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
@@ -129,6 +136,7 @@ private:
     void (*call_)(void*, index_t) = nullptr;
     void* argument_ = nullptr;
     index_t size_ = 0;
+    bool open_ = false;
     bool stop_ = false;
     std::exception_ptr failure_;
 };

@@ -204,9 +204,9 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         }
         const index_t q0 = rows.query[seq], n_q = rows.query[seq + 1] - q0;
         const index_t n_k = rows.key[seq + 1] - rows.key[seq];
-        const index_t block = detail::query_block(n_k);
-        const index_t head = left % s.heads, begin = left / s.heads * block;
-        const index_t end = std::min(n_q, begin + block);
+        const index_t block_size = detail::query_block(n_k);
+        const index_t head = left % s.heads, begin = left / s.heads * block_size;
+        const index_t end = std::min(n_q, begin + block_size);
         const auto visible = [&](index_t i) { return s.causal ? n_k - n_q + i + 1 : n_k; };
         const panel_view<const T, Arch> panels(keys_at(seq, head / group), d, panel_layout<T, Arch>::padded(n_k));
         const T* values = values_at(seq, head / group);
@@ -344,11 +344,11 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
         std::fill_n(dkr, n_k * dp, T(0));
         std::fill_n(dvr, n_k * dp, T(0));
         const auto visible = [&](index_t i) { return s.causal ? n_k - n_q + i + 1 : n_k; };
-        const index_t block = detail::query_block(n_k);
+        const index_t block_size = detail::query_block(n_k);
 
         for (index_t head = kv * group; head < (kv + 1) * group; ++head) {
-            for (index_t begin = 0; begin < n_q; begin += block) {
-                const index_t count = std::min(block, n_q - begin);
+            for (index_t begin = 0; begin < n_q; begin += block_size) {
+                const index_t count = std::min(block_size, n_q - begin);
                 const index_t seen = visible(begin + count - 1);
                 detail::pack_rows<T>(q.middle_rows(q0 + begin, count).middle_cols(head * d, d), qr, dp);
                 detail::pack_rows<T>(dout.middle_rows(q0 + begin, count).middle_cols(head * d, d), gr, dp);

@@ -67,10 +67,19 @@ struct routing_record {
     index_t nulls = 0;                ///< experts: null experts, numbered behind the true ones
     index_t slots = 0;                ///< experts: choices per token
     const row_t* chosen = nullptr;    ///< experts: [rows x slots]; -1 where a slot was dropped
+    const void* gates = nullptr;      ///< experts: [rows x slots] weights; read them with gate()
+    bool gates_are_double = false;
     const row_t* counts = nullptr;    ///< experts: tokens per expert before dropping, [experts + nulls]
     index_t dropped = 0;              ///< experts: slots lost to capacity
     const row_t* selected = nullptr;  ///< depth: the rows that went through the block, ascending
     index_t selected_count = 0;
+
+    /// experts: the weight of choice `slot` of row `row`.
+    double gate(index_t row, index_t slot) const noexcept {
+        const index_t i = row * slots + slot;
+        return gates_are_double ? static_cast<const double*>(gates)[i]
+                                : static_cast<double>(static_cast<const float*>(gates)[i]);
+    }
 };
 
 /// Decode state of one layer: rows that grow with the processed tokens (keys and values).

@@ -185,6 +185,8 @@ struct moe {
             log.nulls = null_count;
             log.slots = slots;
             log.chosen = admitted;
+            log.gates = gates;
+            log.gates_are_double = std::is_same_v<T, double>;
             log.counts = r.plan.counts;
             log.dropped = r.plan.dropped;
             ctx.routing->push_back(log);
@@ -245,13 +247,13 @@ private:
     static void run_shared(context<T>& ctx, param_ref<moe, const T> w, matrix_view<const T> x,
                            matrix_view<T> y) {
         for_each_index<children::size>([&](auto i) {
-            using layer = typename children::template at<i>;
+            using shared_layer = typename children::template at<i>;
             if constexpr (i == 0) {
-                layer::template forward<T>(ctx, w.template child<i>(), x, y);
+                shared_layer::template forward<T>(ctx, w.template child<i>(), x, y);
             } else {
                 const arena_scope scope(*ctx.scratch);
                 const matrix_view<T> part = ctx.temporary(y.rows, y.cols);
-                layer::template forward<T>(ctx, w.template child<i>(), x, part);
+                shared_layer::template forward<T>(ctx, w.template child<i>(), x, part);
                 kernel::add_rows<T>(ctx.exec, part, y);
             }
         });
@@ -261,11 +263,11 @@ private:
     static void run_shared_backward(context<T>& ctx, param_ref<moe, const T> w, param_ref<moe, T> g,
                                     matrix_view<const T> dy, matrix_view<T> dx) {
         for_each_index_reversed<children::size>([&](auto i) {
-            using layer = typename children::template at<i>;
+            using shared_layer = typename children::template at<i>;
             const arena_scope scope(*ctx.scratch);
             matrix_view<T> part;
             if (ctx.input_gradient) part = ctx.temporary(dy.rows, in);
-            layer::template backward<T>(ctx, w.template child<i>(), g.template child<i>(), dy, part);
+            shared_layer::template backward<T>(ctx, w.template child<i>(), g.template child<i>(), dy, part);
             if (ctx.input_gradient) kernel::add_rows<T>(ctx.exec, part, dx);
         });
     }
