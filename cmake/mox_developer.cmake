@@ -10,7 +10,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC 12 calls its own AVX-512 intrinsics uninitialised (bug 105593) and sees overflows in its own
     # std::vector; Clang and the sanitizers check the same code.
     target_compile_options(mox_developer INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized
-                                                   -Wno-array-bounds -Wno-stringop-overflow)
+                                                   -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread)
 endif()
 if(MOX_NATIVE)
     target_compile_options(mox_developer INTERFACE -march=native)
