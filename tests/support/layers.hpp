@@ -1,0 +1,106 @@
+#pragma once
+
+// Running layers in tests: plain vectors in and out.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <mox/model/run.hpp>
+
+namespace mox_test {
+
+using mox::index_t;
+using mox::row_t;
+
+template <class T>
+std::vector<T> normal_numbers(index_t count, std::uint64_t seed, double scale = 1) {
+    const mox::random_stream numbers(seed, 77);
+    std::vector<T> v;
+    for (index_t i = 0; i < count; ++i) v.push_back(static_cast<T>(scale * numbers.normal(static_cast<std::uint64_t>(i))));
+    return v;
+}
+
+template <class T>
+std::vector<T> flat(mox::matrix_view<const T> m) {
+    std::vector<T> v;
+    for (index_t i = 0; i < m.rows; ++i) v.insert(v.end(), m.row(i), m.row(i) + m.cols);
+    return v;
+}
+
+/// All tensors random, biases too; the same numbers for float and double.
+template <class Net, class T>
+mox::params<Net, T> random_params(std::uint64_t seed, double scale = 0.5) {
+    mox::params<Net, T> w;
+    for (const auto& info : mox::params<Net, T>::tensors()) {
+        w.write(info, normal_numbers<T>(info.spec.logical_size(), seed + 1000 * static_cast<std::uint64_t>(info.ordinal), scale));
+    }
+    return w;
+}
+
+template <class Net, class T>
+std::vector<T> run_forward(const mox::params<Net, T>& w, const std::vector<T>& x, const mox::batch& rows,
+                           mox::tape<Net, T>& tape) {
+    return flat<T>(mox::forward<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
+}
+
+template <class Net, class T>
+std::vector<T> run_infer(const mox::params<Net, T>& w, const std::vector<T>& x, const mox::batch& rows,
+                         mox::tape<Net, T>& tape) {
+    return flat<T>(mox::infer<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
+}
+
+/// Backward after run_forward; returns the gradient of the input.
+template <class Net, class T>
+std::vector<T> run_backward(const mox::params<Net, T>& w, const std::vector<T>& dy, mox::tape<Net, T>& tape,
+                            mox::params<Net, T>& grads) {
+    const auto to = tape.output_grad();
+    for (index_t i = 0; i < to.rows; ++i) std::copy_n(dy.data() + i * to.cols, to.cols, to.row(i));
+    std::vector<T> dx(static_cast<std::size_t>(to.rows * Net::in), T(-99));
+    mox::backward<Net, T>(w, tape, grads, mox::matrix_view<T>(dx.data(), to.rows, Net::in));
+    return dx;
+}
+
+/// Largest difference, relative to values above 1; huge when either has a NaN.
+template <class A, class B>
+double distance(const std::vector<A>& a, const std::vector<B>& b) {
+    if (a.size() != b.size()) return 1e300;
+    double worst = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+        const double d = std::abs(x - y) / std::max(1.0, std::abs(y));
+        if (std::isnan(d)) return 1e300;
+        worst = std::max(worst, d);
+    }
+    return worst;
+}
+
+/// Largest difference of output and all gradients between float and double, on the same numbers.
+template <class Net>
+double float_distance(const mox::batch& rows, std::uint64_t seed) {
+    const auto wd = random_params<Net, double>(seed);
+    mox::params<Net, float> wf;
+    mox::params<Net, double> rounded;
+    for (const auto& info : mox::params<Net, double>::tensors()) {
+        const auto v = wd.read(info);
+        const std::vector<float> f(v.begin(), v.end());
+        wf.write(info.path, f);
+        rounded.write(info, std::vector<double>(f.begin(), f.end()));
+    }
+    const auto xf = normal_numbers<float>(rows.rows() * Net::in, seed + 1);
+    const auto gf = normal_numbers<float>(rows.rows() * Net::out, seed + 2);
+    const std::vector<double> xd(xf.begin(), xf.end()), gd(gf.begin(), gf.end());
+    mox::tape<Net, float> tf;
+    mox::tape<Net, double> td;
+    double worst = distance(run_forward(wf, xf, rows, tf), run_forward(rounded, xd, rows, td));
+    mox::params<Net, float> df;
+    mox::params<Net, double> dd;
+    worst = std::max(worst, distance(run_backward(wf, gf, tf, df), run_backward(rounded, gd, td, dd)));
+    for (const auto& info : mox::params<Net, double>::tensors()) {
+        worst = std::max(worst, distance(df.read(info.path), dd.read(info)));
+    }
+    return worst;
+}
+
+}  // namespace mox_test
