@@ -1,0 +1,270 @@
+// After the first steps nothing is allocated any more: neither in training nor in inference nor in decoding.
+// This program replaces the global operator new, so it stands alone.
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+
+namespace {
+
+std::atomic<long> allocations{0};
+std::atomic<long> releases{0};
+std::atomic<bool> counting{false};
+
+void* take(std::size_t size) {
+    if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+    void* p = std::malloc(size == 0 ? 1 : size);
+    if (p == nullptr) throw std::bad_alloc();
+    return p;
+}
+
+void* take(std::size_t size, std::align_val_t align) {
+    if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+    const auto a = static_cast<std::size_t>(align);
+    void* p = std::aligned_alloc(a, (size + a - 1) / a * a + (size == 0 ? a : 0));
+    if (p == nullptr) throw std::bad_alloc();
+    return p;
+}
+
+void give(void* p) noexcept {
+    if (p != nullptr && counting.load(std::memory_order_relaxed)) releases.fetch_add(1, std::memory_order_relaxed);
+    std::free(p);
+}
+
+}  // namespace
+
+void* operator new(std::size_t n) { return take(n); }
+void* operator new[](std::size_t n) { return take(n); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return take(n); }
+void* operator new(std::size_t n, std::align_val_t a) { return take(n, a); }
+void* operator new[](std::size_t n, std::align_val_t a) { return take(n, a); }
+void* operator new(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return take(n, a); }
+void* operator new[](std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return take(n, a); }
+void operator delete(void* p) noexcept { give(p); }
+void operator delete[](void* p) noexcept { give(p); }
+void operator delete(void* p, std::size_t) noexcept { give(p); }
+void operator delete[](void* p, std::size_t) noexcept { give(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { give(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { give(p); }
+void operator delete(void* p, std::align_val_t) noexcept { give(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { give(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { give(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { give(p); }
+void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept { give(p); }
+void operator delete[](void* p, std::align_val_t, const std::nothrow_t&) noexcept { give(p); }
+
+namespace {
+
+using mox::index_t;
+using mox::row_t;
+
+// Counts allocations of all threads in its lifetime.
+class count_allocations {
+public:
+    count_allocations() {
+        allocations = 0;
+        releases = 0;
+        counting = true;
+    }
+    ~count_allocations() { counting = false; }
+    long stop() {
+        counting = false;
+        return allocations.load();
+    }
+};
+
+constexpr mox::attention_spec heads{.width = 32, .heads = 4, .kv_heads = 2};
+using attend = mox::residual<mox::rms_norm<32>, mox::attention<heads>>;
+using mixture = mox::moe<mox::experts<4, mox::swiglu<32, 40>>, mox::route::top_k<3>, mox::null_experts<3>,
+                         mox::balance::load<>, mox::balance::load_per_sequence<>, mox::balance::z_loss<>,
+                         mox::shared<mox::swiglu<32, 24>>>;
+using limited = mox::moe<mox::experts<4, mox::mlp<32, 40, mox::activation::gelu, mox::bias::with>>,
+                         mox::route::top_k<2>, mox::gate::softmax>;
+using block = mox::stack<attend, mox::residual<mox::rms_norm<32>, mixture>>;
+using sparse = mox::depth<mox::stack<attend, mox::residual<mox::layer_norm<32>, limited>>, mox::route::learned,
+                          mox::keep_permille<500>>;
+using net = mox::stack<mox::embedding<50, 32>, mox::repeat<2, mox::stack<block, sparse>>, mox::rms_norm<32>,
+                       mox::linear<32, 50>>;
+
+// Attention scores as depth router: signals and the two-pass column sums.
+using listening = mox::stack<mox::embedding<50, 32>, attend,
+                             mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received,
+                                        mox::keep_permille<400>>,
+                             mox::linear<32, 50>>;
+
+std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
+    std::vector<row_t> ids;
+    const mox::random_stream numbers(seed, 3);
+    for (index_t i = 0; i < n; ++i) {
+        ids.push_back(static_cast<row_t>(numbers.bits(static_cast<std::uint64_t>(i)) % 50u));
+    }
+    return ids;
+}
+
+template <class Net>
+long allocations_of_training(mox::executor_ref exec) {
+    mox::params<Net> weights{mox::init::standard, 1};
+    mox::params<Net> grads;
+    mox::tape<Net> tape(exec);
+    mox::adamw<Net> optimiser{{.rate = 1e-2}};
+    const mox::batch rows = mox::batch::ragged({17, 0, 1, 33, 13});
+    // The routing changes from step to step; other ids in every step make sure of that.
+    std::vector<std::vector<row_t>> ids, targets;
+    for (std::uint64_t s = 0; s < 7; ++s) {
+        ids.push_back(some_ids(rows.rows(), s));
+        targets.push_back(some_ids(rows.rows(), s + 100));
+    }
+    const auto step = [&](std::size_t s) {
+        const auto logits = mox::forward<Net>(weights, ids[s], rows, tape);
+        const float loss = mox::cross_entropy<float>(logits, targets[s], tape.output_grad(), exec);
+        mox::backward<Net>(weights, tape, grads);
+        mox::clip_by_global_norm(grads, 1.0, exec);
+        optimiser.step(weights, grads, 1.0, exec);
+        return loss;
+    };
+    float first = step(0), last = step(1);
+    count_allocations counter;
+    for (std::size_t s = 2; s < 7; ++s) last = step(s);
+    const long n = counter.stop();
+    REQUIRE(std::isfinite(first));
+    REQUIRE(std::isfinite(last));
+    REQUIRE(releases.load() == 0);
+    return n;
+}
+
+template <class Net>
+long allocations_of_inference(mox::executor_ref exec) {
+    const mox::params<Net> weights{mox::init::standard, 1};
+    mox::tape<Net> tape(exec);
+    const mox::batch rows = mox::batch::ragged({40, 3, 0, 20});
+    std::vector<std::vector<row_t>> ids;
+    for (std::uint64_t s = 0; s < 7; ++s) ids.push_back(some_ids(rows.rows(), s));
+    float sum = 0;
+    const auto step = [&](std::size_t s) {
+        sum += mox::infer<Net>(weights, ids[s], rows, tape)(0, 0);
+        sum += mox::infer<Net>(weights, ids[s], tape)(0, 0);
+    };
+    step(0);
+    step(1);
+    count_allocations counter;
+    for (std::size_t s = 2; s < 7; ++s) step(s);
+    const long n = counter.stop();
+    REQUIRE(std::isfinite(sum));
+    return n;
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts every form of allocation", "[allocation]") {
+    {
+        count_allocations counter;
+        auto* p = new int(3);
+        REQUIRE(counter.stop() == 1);
+        delete p;
+    }
+    {
+        count_allocations counter;
+        std::vector<double> v(10);
+        const long n = counter.stop();
+        REQUIRE(n == 1);
+        REQUIRE(v.size() == 10);
+    }
+    {
+        count_allocations counter;
+        mox::buffer<float> b(100);
+        const long n = counter.stop();
+        REQUIRE(n == 1);
+        REQUIRE(b.size() == 100);
+    }
+    {
+        count_allocations counter;
+        mox::arena a;
+        (void)a.take<float>(10);
+        const long n = counter.stop();
+        REQUIRE(n > 0);
+    }
+    {
+        count_allocations counter;
+        std::thread t([] {
+            std::vector<int> v(100);
+            v[3] = 1;
+        });
+        t.join();
+        const long n = counter.stop();
+        REQUIRE(n >= 2);  // the thread's own state and the vector
+    }
+    // Outside a counter nothing is counted.
+    const long before = allocations.load();
+    auto* q = new int(1);
+    delete q;
+    REQUIRE(allocations.load() == before);
+}
+
+TEST_CASE("the first training step does allocate", "[allocation]") {
+    const mox::params<net> weights{mox::init::standard, 1};
+    mox::tape<net> tape;
+    const auto ids = some_ids(20, 1);
+    count_allocations counter;
+    (void)mox::forward<net>(weights, ids, tape);
+    REQUIRE(counter.stop() > 0);
+}
+
+TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
+    SECTION("serial") {
+        REQUIRE(allocations_of_training<net>({}) == 0);
+        REQUIRE(allocations_of_training<listening>({}) == 0);
+    }
+    SECTION("a pool of two threads") {
+        mox::thread_pool pool(2);
+        REQUIRE(allocations_of_training<net>(pool) == 0);
+        REQUIRE(allocations_of_training<listening>(pool) == 0);
+    }
+}
+
+TEST_CASE("inference allocates nothing after two calls", "[allocation]") {
+    SECTION("serial") {
+        REQUIRE(allocations_of_inference<net>({}) == 0);
+        REQUIRE(allocations_of_inference<listening>({}) == 0);
+    }
+    SECTION("a pool of two threads") {
+        mox::thread_pool pool(2);
+        REQUIRE(allocations_of_inference<net>(pool) == 0);
+        REQUIRE(allocations_of_inference<listening>(pool) == 0);
+    }
+}
+
+TEST_CASE("decoding allocates nothing after a prompt and two tokens", "[allocation]") {
+    const auto run = [](mox::executor_ref exec) {
+        const mox::params<net> weights{mox::init::standard, 1};
+        mox::stream<net> stream(64, exec);
+        const auto ids = some_ids(30, 4);
+        const auto feed = [&](index_t begin, index_t n) {
+            const mox::token_ids all(ids);
+            return mox::decode<net>(weights,
+                                    all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n)),
+                                    stream)(0, 0);
+        };
+        float sum = feed(0, 20) + feed(20, 1) + feed(21, 1);
+        count_allocations counter;
+        for (index_t t = 22; t < 27; ++t) sum += feed(t, 1);
+        stream.reset();
+        sum += feed(0, 20);
+        const long n = counter.stop();
+        REQUIRE(std::isfinite(sum));
+        REQUIRE(stream.length() == 20);
+        return n;
+    };
+    SECTION("serial") { REQUIRE(run({}) == 0); }
+    SECTION("a pool of two threads") {
+        mox::thread_pool pool(2);
+        REQUIRE(run(pool) == 0);
+    }
+}
