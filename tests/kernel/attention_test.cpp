@@ -124,7 +124,7 @@ double difference(const std::vector<T>& a, const std::vector<double>& b) {
 }
 
 template <class T>
-void check(const kernel::attention_shape& shape, const std::vector<lengths>& cuts, double bound) {
+void compare(const kernel::attention_shape& shape, const std::vector<lengths>& cuts, double bound) {
     CAPTURE(shape.heads, shape.kv_heads, shape.head_dim, shape.causal, cuts.size(), cuts[0].queries, cuts[0].keys);
     problem<T> p(shape, cuts);
     const results expected = plain(p);
@@ -164,31 +164,31 @@ void check(const kernel::attention_shape& shape, const std::vector<lengths>& cut
 TEST_CASE("attention kernel: against the full map", "[kernel][attention]") {
     for (const bool causal : {true, false}) {
         for (const index_t n : {index_t{0}, index_t{1}, index_t{2}, index_t{5}, index_t{63}, index_t{64}, index_t{65}, index_t{130}}) {
-            check<double>({2, 2, 5, causal, 0.4}, {{n, n}}, 1e-12);
-            check<float>({2, 1, 16, causal, 0.25}, {{n, n}}, 2e-4);
+            compare<double>({2, 2, 5, causal, 0.4}, {{n, n}}, 1e-12);
+            compare<float>({2, 1, 16, causal, 0.25}, {{n, n}}, 2e-4);
         }
     }
 }
 
 TEST_CASE("attention kernel: grouped heads, odd sizes, ragged sequences", "[kernel][attention]") {
     for (const bool causal : {true, false}) {
-        check<double>({6, 2, 3, causal, 0.6}, {{7, 7}, {0, 0}, {1, 1}, {20, 20}}, 1e-12);
-        check<double>({4, 4, 1, causal, 1.0}, {{9, 9}, {3, 3}}, 1e-12);
-        check<float>({3, 1, 33, causal, 0.17}, {{17, 17}, {1, 1}, {50, 50}}, 2e-4);
-        check<double>({2, 1, 64, causal, 0.125}, {{70, 70}}, 1e-12);
+        compare<double>({6, 2, 3, causal, 0.6}, {{7, 7}, {0, 0}, {1, 1}, {20, 20}}, 1e-12);
+        compare<double>({4, 4, 1, causal, 1.0}, {{9, 9}, {3, 3}}, 1e-12);
+        compare<float>({3, 1, 33, causal, 0.17}, {{17, 17}, {1, 1}, {50, 50}}, 2e-4);
+        compare<double>({2, 1, 64, causal, 0.125}, {{70, 70}}, 1e-12);
     }
 }
 
 TEST_CASE("attention kernel: more keys than queries, as in decoding", "[kernel][attention]") {
     for (const bool causal : {true, false}) {
-        check<double>({4, 2, 6, causal, 0.4}, {{1, 9}}, 1e-12);
-        check<double>({4, 2, 6, causal, 0.4}, {{1, 200}, {3, 5}, {2, 2}}, 1e-12);
-        check<double>({2, 2, 8, causal, 0.4}, {{10, 64}, {7, 9}}, 1e-12);
-        check<float>({2, 1, 20, causal, 0.2}, {{5, 131}}, 2e-4);
-        check<double>({1, 1, 4, causal, 0.5}, {{0, 5}, {4, 7}}, 1e-12);
+        compare<double>({4, 2, 6, causal, 0.4}, {{1, 9}}, 1e-12);
+        compare<double>({4, 2, 6, causal, 0.4}, {{1, 200}, {3, 5}, {2, 2}}, 1e-12);
+        compare<double>({2, 2, 8, causal, 0.4}, {{10, 64}, {7, 9}}, 1e-12);
+        compare<float>({2, 1, 20, causal, 0.2}, {{5, 131}}, 2e-4);
+        compare<double>({1, 1, 4, causal, 0.5}, {{0, 5}, {4, 7}}, 1e-12);
     }
 }
 
 TEST_CASE("attention kernel: large scores do not overflow", "[kernel][attention]") {
-    check<double>({1, 1, 4, true, 300.0}, {{12, 12}}, 1e-8);
+    compare<double>({1, 1, 4, true, 300.0}, {{12, 12}}, 1e-8);
 }
