@@ -1,0 +1,87 @@
+#include <mox/kernel/softmax.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <mox/exec/thread_pool.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/panels.hpp"
+
+using namespace mox;
+using mox_test::guarded_rows;
+
+namespace {
+
+template <class T>
+void check_softmax(index_t rows, index_t cols, double scale, double bound) {
+    CAPTURE(rows, cols, scale);
+    guarded_rows<T> x(rows, cols, 1, scale), p(rows, cols, 2), dp(rows, cols, 3), dl(rows, cols, 4);
+    const guarded_rows<T> before = dl;
+    std::vector<T> lse(static_cast<std::size_t>(rows));
+    kernel::softmax_rows<T>(executor_ref(), x.view(), p.view(), lse.data());
+    for (index_t t = 0; t < rows; ++t) {
+        double largest = -1e300, sum = 0, total = 0, mean = 0;
+        for (index_t j = 0; j < cols; ++j) largest = std::max(largest, x(t, j));
+        for (index_t j = 0; j < cols; ++j) sum += std::exp(x(t, j) - largest);
+        for (index_t j = 0; j < cols; ++j) {
+            CHECK(std::abs(p(t, j) - std::exp(x(t, j) - largest) / sum) < bound);
+            total += p(t, j);
+            mean += p(t, j) * dp(t, j);
+        }
+        CHECK(std::abs(total - 1) < 10 * bound);
+        const double expected = largest + std::log(sum);
+        CHECK(std::abs(static_cast<double>(lse[static_cast<std::size_t>(t)]) - expected) < bound * std::max(1.0, std::abs(expected)));
+        CHECK(std::abs(static_cast<double>(kernel::log_sum_exp_row<T>(x.view().row(t), cols)) - expected) <
+              bound * std::max(1.0, std::abs(expected)));
+    }
+    CHECK(p.guards_hold());
+    for (const bool accumulate : {false, true}) {
+        dl = before;
+        kernel::softmax_backward_rows<T>(executor_ref(), p.view(), dp.view(), dl.view(), accumulate);
+        for (index_t t = 0; t < rows; ++t) {
+            double mean = 0;
+            for (index_t j = 0; j < cols; ++j) mean += p(t, j) * dp(t, j);
+            for (index_t j = 0; j < cols; ++j) {
+                const double expected = p(t, j) * (dp(t, j) - mean) + (accumulate ? before(t, j) : 0);
+                CHECK(std::abs(dl(t, j) - expected) < 10 * bound);
+            }
+        }
+        CHECK(dl.guards_hold());
+    }
+    // In place, and with threads, bit for bit the same.
+    thread_pool pool(3);
+    guarded_rows<T> same = x;
+    kernel::softmax_rows<T>(pool, same.view(), same.view(), nullptr);
+    CHECK(same.values == p.values);
+}
+
+}  // namespace
+
+TEST_CASE("softmax: rows against plain loops", "[kernel][softmax]") {
+    for (const index_t rows : {index_t{0}, index_t{1}, index_t{5}, index_t{300}}) {
+        for (const index_t cols : {index_t{1}, index_t{2}, index_t{7}, index_t{8}, index_t{16}, index_t{33}, index_t{100}}) {
+            if (rows == 300 && cols != 7) continue;
+            check_softmax<double>(rows, cols, 1, 1e-14);
+            check_softmax<double>(rows, cols, 400, 1e-13);
+            check_softmax<float>(rows, cols, 1, 1e-6);
+        }
+    }
+}
+
+TEST_CASE("softmax: infinities and NaN", "[kernel][softmax]") {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    std::vector<double> x{0, -infinity, 0}, p(3);
+    CHECK(kernel::softmax_row<double>(x.data(), 3, p.data()) == Approx(std::log(2.0)).epsilon(1e-15));
+    CHECK(p == std::vector<double>{0.5, 0, 0.5});
+    for (const index_t at : {index_t{0}, index_t{9}, index_t{18}}) {
+        std::vector<double> bad(19, 1.0), out(19);
+        bad[static_cast<std::size_t>(at)] = std::numeric_limits<double>::quiet_NaN();
+        CHECK(std::isnan(kernel::softmax_row<double>(bad.data(), 19, out.data())));
+        for (double v : out) CHECK(std::isnan(v));
+    }
+    std::vector<double> none(3, -infinity);
+    kernel::softmax_row<double>(none.data(), 3, p.data());
+    for (double v : p) CHECK(std::isnan(v));
+}

@@ -1,0 +1,97 @@
+#include <mox/layer/parameter.hpp>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+
+using namespace mox;
+
+namespace {
+
+template <class T>
+void check_offsets(const parameter& p) {
+    std::set<index_t> seen;
+    for (index_t m = 0; m < p.count; ++m) {
+        for (index_t k = 0; k < p.rows; ++k) {
+            for (index_t n = 0; n < p.logical_cols(); ++n) {
+                const index_t at = element_offset<T>(p, m, k, n);
+                CHECK(at >= m * matrix_elements<T>(p));
+                CHECK(at < (m + 1) * matrix_elements<T>(p));
+                CHECK(seen.insert(at).second);
+            }
+        }
+    }
+    CHECK(static_cast<index_t>(seen.size()) == p.logical_size());
+    CHECK(tensor_elements<T>(p) >= p.count * matrix_elements<T>(p));
+    CHECK(tensor_elements<T>(p) * static_cast<index_t>(sizeof(T)) % static_cast<index_t>(alignment) == 0);
+}
+
+using nested = stack<linear<3, 5, bias::with>, repeat<2, residual<rms_norm<5>, swiglu<5, 7>>>, linear<5, 2>>;
+
+}  // namespace
+
+TEST_CASE("parameter: every element has a place of its own", "[layer][parameter]") {
+    for (const storage form : {storage::vector, storage::rows, storage::panels, storage::gated_panels}) {
+        for (const index_t cols : {index_t{1}, index_t{7}, index_t{16}, index_t{65}, index_t{130}}) {
+            for (const index_t rows : {index_t{1}, index_t{3}}) {
+                if (form == storage::vector && rows != 1) continue;
+                const parameter p{.name = "x", .form = form, .count = 2, .rows = rows, .cols = cols};
+                CAPTURE(static_cast<int>(form), cols, rows);
+                check_offsets<float>(p);
+                check_offsets<double>(p);
+            }
+        }
+    }
+    const parameter gated{.name = "x", .form = storage::gated_panels, .rows = 4, .cols = 6};
+    CHECK(gated.logical_cols() == 12);
+    CHECK(gated.logical_size() == 48);
+}
+
+TEST_CASE("parameter: paths, ordinals and offsets of a nested network", "[layer][parameter]") {
+    const auto all = params<nested, float>::tensors();
+    std::vector<std::string> paths;
+    index_t end = 0, ordinal = 0;
+    for (const auto& t : all) {
+        paths.push_back(t.path);
+        CHECK(t.offset == end);
+        CHECK(t.ordinal == ordinal++);
+        end = t.offset + tensor_elements<float>(t.spec);
+    }
+    CHECK(end == (parameter_elements<nested, float>()));
+    CHECK(paths.size() == 9);
+    CHECK(paths.front() == "0.weight");
+    CHECK(paths[1] == "0.bias");
+    CHECK(paths.back() == "2.weight");
+    CHECK(std::set<std::string>(paths.begin(), paths.end()).size() == paths.size());
+    const auto doubles = params<nested, double>::tensors();
+    REQUIRE(doubles.size() == all.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        CHECK(doubles[i].path == all[i].path);
+        CHECK(doubles[i].ordinal == all[i].ordinal);
+    }
+    CHECK(params<nested, float>::count() == 15 + 5 + 2 * (5 + 70 + 35) + 10);
+}
+
+TEST_CASE("parameter: references find the same places as the paths", "[layer][parameter]") {
+    params<nested, float> w(init::standard, 3);
+    const auto ref = w.ref();
+    const auto offset_of = [&](const std::string& path) {
+        for (const auto& t : params<nested, float>::tensors()) {
+            if (t.path == path) return t.offset;
+        }
+        return index_t{-1};
+    };
+    CHECK(ref.child<0>()[0] == w.flat().data() + offset_of("0.weight"));
+    CHECK(ref.child<0>()[1] == w.flat().data() + offset_of("0.bias"));
+    CHECK(ref.child<2>()[0] == w.flat().data() + offset_of("2.weight"));
+    const auto panel = ref.child<0>().panels<0>();
+    CHECK(panel.rows == 3);
+    const auto values = w.read("0.weight");
+    for (index_t k = 0; k < 3; ++k) {
+        for (index_t n = 0; n < 5; ++n) CHECK(panel(k, n) == values[static_cast<std::size_t>(k * 5 + n)]);
+    }
+}
