@@ -258,17 +258,22 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 }
             }
             // The keys that all rows of the tile see together; the few others row by row, so that a value a
-            // row must not see is not even multiplied by zero.
+            // row must not see is not even multiplied by zero. Divided at the end: the numbers of a row do not
+            // depend on where its tile begins.
             const index_t common = visible(i0);
-            detail::rows_times<T, Arch>(ps, count, values, dp, common, dp, os, inverse, false);
+            detail::rows_times<T, Arch>(ps, count, values, dp, common, dp, os, nullptr, false);
             for (index_t r = 0; r < count; ++r) {
                 for (index_t j = common; j < visible(i0 + r); ++j) {
-                    const batch w(ss[r][j] * inverse[r]);
+                    const batch w(ss[r][j]);
                     const T* value = values + j * dp;
                     for (index_t c = 0; c < dp; c += L) {
                         simd::store(os[r] + c, simd::fma(w, simd::load<T, Arch>(value + c),
                                                          simd::load<T, Arch>(os[r] + c)));
                     }
+                }
+                const batch w(inverse[r]);
+                for (index_t c = 0; c < dp; c += L) {
+                    simd::store(os[r] + c, simd::load<T, Arch>(os[r] + c) * w);
                 }
                 if (dp != d) std::copy_n(os[r], d, out.row(q0 + i0 + r) + head * d);
             }

@@ -62,7 +62,10 @@ public:
     index_t sequences() const noexcept {
         return offsets_.empty() ? 0 : static_cast<index_t>(offsets_.size()) - 1;
     }
-    sequence_view view() const noexcept { return {offsets_.data(), sequences(), positions_.data(), nullptr}; }
+    sequence_view view() const noexcept {
+        static constexpr row_t none[1] = {0};
+        return {offsets_.empty() ? none : offsets_.data(), sequences(), positions_.data(), nullptr};
+    }
 
     /// Reuses the memory: nothing is allocated when the batch does not grow.
     void assign_equal(index_t count, index_t length) {
