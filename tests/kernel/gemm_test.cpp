@@ -16,6 +16,11 @@ namespace {
 using arch = simd::default_arch;
 
 template <class T>
+kernel::row_source<const T> from(guarded_rows<T>& rows) {
+    return kernel::row_source<const T>(rows.view());
+}
+
+template <class T>
 void check_shape(index_t rows, index_t in, index_t out, double bound) {
     CAPTURE(rows, in, out);
     panel_matrices<T> w(1, in, out, 1);
@@ -26,8 +31,8 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
     for (const bool accumulate : {false, true}) {
         guarded_rows<T> y(rows, out, 4), dx(rows, in, 5);
         const guarded_rows<T> y0 = y, dx0 = dx;
-        kernel::product<T, arch>(x.view(), begin, end, w.view(), 0, w.view().panels(), {y.view(), out, nullptr, accumulate});
-        kernel::product_transposed<T, arch>(dy.view(), out, begin, end, w.view(), in / 3, in, {dx.view(), in, nullptr, accumulate});
+        kernel::product<T, arch>(from(x), begin, end, w.view(), 0, w.view().panels(), {y.view(), out, nullptr, accumulate});
+        kernel::product_transposed<T, arch>(from(dy), out, begin, end, w.view(), in / 3, in, {dx.view(), in, nullptr, accumulate});
         for (index_t i = 0; i < rows; ++i) {
             const bool inside = begin <= i && i < end;
             for (index_t n = 0; n < out; ++n) {
@@ -47,7 +52,7 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
         panel_matrices<T> dw(1, in, out, 6);
         const auto view = dw.view();
         for (index_t p = 0; p < view.panels(); ++p) {
-            kernel::weight_gradient<T, arch>(x.view(), dy.view(), out, begin, end, view, p, 0, in / 2, accumulate);
+            kernel::weight_gradient<T, arch>(from(x), from(dy), out, begin, end, view, p, 0, in / 2, accumulate);
         }
         for (index_t k = 0; k < in; ++k) {
             for (index_t n = 0; n < out; ++n) {
@@ -62,7 +67,7 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
     // Tiles as the epilogues see them, each value once.
     std::vector<int> seen(static_cast<std::size_t>(rows * w.padded), 0);
     constexpr index_t W = kernel::panel_width<T>;
-    kernel::product_tiles<T, arch>(kernel::row_source<const T>(x.view()), begin, end, kernel::panel_view<const T>(w.view()), 0,
+    kernel::product_tiles<T, arch>(from(x), begin, end, kernel::panel_view<const T>(w.view()), 0,
                                    w.view().panels(), [&](index_t row, index_t count, index_t panel, const T* tile, index_t width) {
                                        for (index_t r = 0; r < count; ++r) {
                                            for (index_t j = 0; j < width; ++j) {
@@ -103,10 +108,10 @@ TEST_CASE("gemm: a transposed product too wide for its local copy", "[kernel][ge
 TEST_CASE("gemm: a result does not depend on how rows are cut", "[kernel][gemm]") {
     panel_matrices<float> w(1, 37, 50, 1);
     guarded_rows<float> x(23, 37, 2), once(23, 50, 3), pieces = once;
-    kernel::product<float, arch>(x.view(), 0, 23, w.view(), 0, w.view().panels(), {once.view(), 50, nullptr, false});
+    kernel::product<float, arch>(from(x), 0, 23, w.view(), 0, w.view().panels(), {once.view(), 50, nullptr, false});
     for (index_t i = 0; i < 23; ++i) {
         for (index_t p = 0; p < w.view().panels(); ++p) {
-            kernel::product<float, arch>(x.view(), i, i + 1, w.view(), p, p + 1, {pieces.view(), 50, nullptr, false});
+            kernel::product<float, arch>(from(x), i, i + 1, w.view(), p, p + 1, {pieces.view(), 50, nullptr, false});
         }
     }
     CHECK(once.values == pieces.values);
