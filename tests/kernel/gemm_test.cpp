@@ -1,0 +1,118 @@
+#include <mox/kernel/gemm.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "../support/catch.hpp"
+#include "../support/panels.hpp"
+
+using namespace mox;
+using mox_test::guarded_rows;
+using mox_test::panel_matrices;
+
+namespace {
+
+using arch = simd::default_arch;
+
+template <class T>
+kernel::row_source<const T> from(guarded_rows<T>& rows) {
+    return kernel::row_source<const T>(rows.view());
+}
+
+template <class T>
+void check_shape(index_t rows, index_t in, index_t out, double bound) {
+    CAPTURE(rows, in, out);
+    panel_matrices<T> w(1, in, out, 1);
+    guarded_rows<T> x(rows, in, 2), dy(rows, out, 3);
+    const index_t begin = rows / 4, end = rows - rows / 5;
+    bool fits = true;
+    const auto close = [&](double a, double b) { fits = fits && std::abs(a - b) <= bound * std::max(1.0, std::abs(b)); };
+    for (const bool accumulate : {false, true}) {
+        guarded_rows<T> y(rows, out, 4), dx(rows, in, 5);
+        const guarded_rows<T> y0 = y, dx0 = dx;
+        kernel::product<T, arch>(from(x), begin, end, w.view(), 0, w.view().panels(), {y.view(), out, nullptr, accumulate});
+        kernel::product_transposed<T, arch>(from(dy), out, begin, end, w.view(), in / 3, in, {dx.view(), in, nullptr, accumulate});
+        for (index_t i = 0; i < rows; ++i) {
+            const bool inside = begin <= i && i < end;
+            for (index_t n = 0; n < out; ++n) {
+                double sum = inside && !accumulate ? 0 : y0(i, n);
+                for (index_t k = 0; inside && k < in; ++k) sum += x(i, k) * w.at(0, k, n);
+                close(y(i, n), sum);
+            }
+            for (index_t k = 0; k < in; ++k) {
+                const bool asked = inside && k >= in / 3;
+                double sum = asked && !accumulate ? 0 : dx0(i, k);
+                for (index_t n = 0; asked && n < out; ++n) sum += dy(i, n) * w.at(0, k, n);
+                close(dx(i, k), sum);
+            }
+        }
+        CHECK(y.guards_hold());
+        CHECK(dx.guards_hold());
+        panel_matrices<T> dw(1, in, out, 6);
+        const auto view = dw.view();
+        for (index_t p = 0; p < view.panels(); ++p) {
+            kernel::weight_gradient<T, arch>(from(x), from(dy), out, begin, end, view, p, 0, in / 2, accumulate);
+        }
+        for (index_t k = 0; k < in; ++k) {
+            for (index_t n = 0; n < out; ++n) {
+                double sum = k < in / 2 && !accumulate ? 0 : dw.at(0, k, n);
+                for (index_t i = begin; k < in / 2 && i < end; ++i) sum += x(i, k) * dy(i, n);
+                close(static_cast<double>(view(k, n)), sum);
+            }
+            for (index_t n = out; n < dw.padded; ++n) fits = fits && view(k, n) == T(0);
+        }
+        CHECK(fits);
+    }
+    // Tiles as the epilogues see them, each value once.
+    std::vector<int> seen(static_cast<std::size_t>(rows * w.padded), 0);
+    constexpr index_t W = kernel::panel_width<T>;
+    kernel::product_tiles<T, arch>(from(x), begin, end, kernel::panel_view<const T>(w.view()), 0,
+                                   w.view().panels(), [&](index_t row, index_t count, index_t panel, const T* tile, index_t width) {
+                                       for (index_t r = 0; r < count; ++r) {
+                                           for (index_t j = 0; j < width; ++j) {
+                                               const index_t n = panel * W + j;
+                                               ++seen[static_cast<std::size_t>((row + r) * w.padded + n)];
+                                               double sum = 0;
+                                               for (index_t k = 0; n < out && k < in; ++k) sum += x(row + r, k) * w.at(0, k, n);
+                                               close(static_cast<double>(tile[r * W + j]), sum);
+                                           }
+                                       }
+                                   });
+    CHECK(fits);
+    for (index_t i = 0; i < rows; ++i) {
+        const int expected = begin <= i && i < end ? 1 : 0;
+        for (index_t n = 0; n < w.padded; ++n) fits = fits && seen[static_cast<std::size_t>(i * w.padded + n)] == expected;
+    }
+    CHECK(fits);
+}
+
+}  // namespace
+
+TEST_CASE("gemm: products of a unit of work against plain loops", "[kernel][gemm]") {
+    for (const index_t rows : {index_t{0}, index_t{1}, index_t{5}, index_t{6}, index_t{7}, index_t{13}, index_t{300}}) {
+        for (const index_t in : {index_t{1}, index_t{4}, index_t{31}}) {
+            for (const index_t out : {index_t{1}, index_t{8}, index_t{17}, index_t{64}, index_t{100}}) {
+                check_shape<double>(rows, in, out, 1e-12);
+                check_shape<float>(rows, in, out, 3e-4);
+            }
+        }
+    }
+}
+
+TEST_CASE("gemm: a transposed product too wide for its local copy", "[kernel][gemm]") {
+    check_shape<double>(3, 5, 4099, 1e-11);
+    check_shape<double>(9, 5, 1001, 1e-11);
+}
+
+TEST_CASE("gemm: a result does not depend on how rows are cut", "[kernel][gemm]") {
+    panel_matrices<float> w(1, 37, 50, 1);
+    guarded_rows<float> x(23, 37, 2), once(23, 50, 3), pieces = once;
+    kernel::product<float, arch>(from(x), 0, 23, w.view(), 0, w.view().panels(), {once.view(), 50, nullptr, false});
+    for (index_t i = 0; i < 23; ++i) {
+        for (index_t p = 0; p < w.view().panels(); ++p) {
+            kernel::product<float, arch>(from(x), i, i + 1, w.view(), p, p + 1, {pieces.view(), 50, nullptr, false});
+        }
+    }
+    CHECK(once.values == pieces.values);
+}
