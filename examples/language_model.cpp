@@ -150,7 +150,7 @@ void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape, std:
         };
         if (record.kind == kind::depth) {
             layer.what = support::routed_layer::kind::depth;
-            layer.label = "block " + std::to_string(2 * ++sparse) + ", depth";
+            layer.label = "block " + std::to_string(2 * ++sparse);
             layer.processed.assign(ids.size(), false);
             for (index_t i = 0; i < record.selected_count; ++i) {
                 layer.processed[row_token(record.selected[i])] = true;
@@ -160,7 +160,7 @@ void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape, std:
             const bool inside = record.token != nullptr;
             const int number = inside ? 2 * sparse : has_depth ? 2 * plain + 1 : plain + 1;
             plain += inside ? 0 : 1;
-            layer.label = "block " + std::to_string(number) + ", experts";
+            layer.label = "block " + std::to_string(number);
             layer.experts = static_cast<int>(record.experts + record.nulls);
             layer.null_experts = static_cast<int>(record.nulls);
             layer.uses.resize(ids.size());
@@ -253,7 +253,7 @@ result train(const std::string& name, const job& j) {
             {training_seconds, static_cast<double>(r.steps) * tokens_per_step * r.training_flops_per_token, bits});
         r.bits_per_byte = bits;
     };
-    const std::int64_t every = std::max<std::int64_t>(1, total / 12);
+    const std::int64_t every = std::max<std::int64_t>(1, total / (j.arguments.quick ? 6 : 12));
 
     support::progress progress(name, total, {.name_width = j.name_width});
     double smooth = 0;
