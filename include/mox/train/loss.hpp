@@ -1,10 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <span>
-#include <vector>
 
+#include <mox/core/buffer.hpp>
 #include <mox/core/error.hpp>
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
