@@ -21,7 +21,7 @@ struct gradcheck_options {
     double weight_scale = 1.0;  ///< factor on the initial parameters
     std::uint64_t seed = 1;
     index_t samples = 64;       ///< elements tried per tensor (all when it has fewer)
-    std::vector<std::string> may_be_zero;  ///< tensors whose gradient is rightly zero everywhere
+    std::vector<std::string> may_be_zero{};  ///< tensors whose gradient is rightly zero everywhere
 };
 
 /// One tensor (or "input") of a gradcheck.
