@@ -27,11 +27,9 @@ using mox::index_t;
 // Signals of a user: the first column doubled, and the row's sum.
 struct doubled {
     static constexpr index_t width = 1;
-    static constexpr const char* name = "doubled";
 };
 struct pair {
     static constexpr index_t width = 2;
-    static constexpr const char* name = "pair";
 };
 
 // What the board said when the teller ran: was the signal wanted?
