@@ -116,7 +116,8 @@ int main(int argc, char** argv) {
             if (std::regex_search(g.name, filter)) chosen.push_back(&g);
         }
     } catch (const std::regex_error& e) {
-        std::fprintf(stderr, "mox_bench: '%s' is not a regular expression: %s\n", args.filter.c_str(), e.what());
+        std::fprintf(stderr, "mox_bench: '%s' is not a regular expression: %s\n", args.filter.c_str(),
+                     e.what());
         return 2;
     }
     if (chosen.empty()) {
@@ -177,7 +178,8 @@ int main(int argc, char** argv) {
                 if (c.who == "mox" && want.of_limit > 0) {
                     const bool ok = rate / peak >= want.of_limit;
                     char text[64];
-                    std::snprintf(text, sizeof text, "%s >= %.2f of peak", ok ? "ok" : "MISSED", want.of_limit);
+                    std::snprintf(text, sizeof text, "%s >= %.2f of peak", ok ? "ok" : "MISSED",
+                                  want.of_limit);
                     verdict = text;
                     if (!ok) missed.push_back(name + ": " + text);
                 }

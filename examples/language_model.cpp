@@ -27,7 +27,8 @@ namespace {
 using mox::index_t;
 using mox::row_t;
 
-// ---- The networks -------------------------------------------------------------------------------------------
+// ---- The networks
+// -------------------------------------------------------------------------------------------
 
 constexpr index_t width = 128, hidden = 384, blocks = 4;
 constexpr index_t sequence = 256, sequences = 4;  // 1024 bytes a step
@@ -55,12 +56,14 @@ using null_ffn = mox::moe<expert_bank, mox::route::top_k<3>, mox::null_experts<4
 using dense = language_model<mox::repeat<blocks, block<dense_ffn>>>;
 using experts = language_model<mox::repeat<blocks, block<moe_ffn>>>;
 using null_experts = language_model<mox::repeat<blocks, block<null_ffn>>>;
-using depths = language_model<mox::repeat<blocks / 2, mox::stack<block<dense_ffn>, skipping<block<dense_ffn>>>>>;
+using depths =
+    language_model<mox::repeat<blocks / 2, mox::stack<block<dense_ffn>, skipping<block<dense_ffn>>>>>;
 using both = language_model<mox::repeat<blocks / 2, mox::stack<block<moe_ffn>, skipping<block<moe_ffn>>>>>;
 
 const std::vector<std::string> names{"dense", "experts", "null-experts", "depths", "depths+experts"};
 
-// ---- What one network's training gives ------------------------------------------------------------------------
+// ---- What one network's training gives
+// ------------------------------------------------------------------------
 
 struct result {
     std::string name;
@@ -100,7 +103,8 @@ void read_window(std::span<const unsigned char> text, std::size_t begin, row_t* 
     }
 }
 
-// ---- Evaluation -----------------------------------------------------------------------------------------------
+// ---- Evaluation
+// -----------------------------------------------------------------------------------------------
 
 /// Bits per byte on windows spread evenly over the validation text, with the causal rules of decoding.
 template <class Net>
@@ -126,12 +130,13 @@ double validate(const mox::params<Net>& weights, mox::tape<Net>& tape, std::span
 
 /// How the routers treated a passage: for the table, and byte by byte for the page.
 template <class Net>
-void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape, std::span<const unsigned char> text,
-                     result& r) {
+void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape,
+                     std::span<const unsigned char> text, result& r) {
     const index_t passage = std::min<index_t>(2 * sequence, static_cast<index_t>(text.size()));
     const auto bytes = text.first(static_cast<std::size_t>(passage));
     const std::vector<row_t> ids(bytes.begin(), bytes.end());
-    const auto batch = mox::batch::ragged({std::min(passage, sequence), passage - std::min(passage, sequence)});
+    const auto batch =
+        mox::batch::ragged({std::min(passage, sequence), passage - std::min(passage, sequence)});
     mox::infer<Net>(weights, ids, batch, tape);
 
     r.routing.name = r.name;
@@ -166,8 +171,9 @@ void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape, std:
             layer.uses.resize(ids.size());
             for (index_t row = 0; row < record.rows; ++row) {
                 for (index_t s = 0; s < record.slots; ++s) {
-                    layer.uses[row_token(row)].push_back({static_cast<int>(record.chosen[row * record.slots + s]),
-                                                          static_cast<float>(record.gate(row, s))});
+                    layer.uses[row_token(row)].push_back(
+                        {static_cast<int>(record.chosen[row * record.slots + s]),
+                         static_cast<float>(record.gate(row, s))});
                 }
             }
             double total = 0, sum = 0;
@@ -179,7 +185,8 @@ void look_at_routing(const mox::params<Net>& weights, mox::tape<Net>& tape, std:
             entropy += sum / std::log(static_cast<double>(record.experts));
             ++expert_layers;
             slots += record.rows * record.slots;
-            for (index_t e = record.experts; e < record.experts + record.nulls; ++e) nulls += record.counts[e];
+            for (index_t e = record.experts; e < record.experts + record.nulls; ++e)
+                nulls += record.counts[e];
         }
         r.routing.layers.push_back(std::move(layer));
     }
@@ -219,7 +226,8 @@ void generate(const mox::params<Net>& weights, const job& j, result& r) {
     r.generation_speed = static_cast<double>(total - prompt) / seconds_since(start);
 }
 
-// ---- Training -------------------------------------------------------------------------------------------------
+// ---- Training
+// -------------------------------------------------------------------------------------------------
 
 template <class Net>
 result train(const std::string& name, const job& j) {
@@ -249,8 +257,9 @@ result train(const std::string& name, const job& j) {
     double training_seconds = 0;
     const auto evaluate = [&] {
         const double bits = validate<Net>(weights, evaluation, j.text.validation(), windows);
-        r.curve.points.push_back(
-            {training_seconds, static_cast<double>(r.steps) * tokens_per_step * r.training_flops_per_token, bits});
+        r.curve.points.push_back({training_seconds,
+                                  static_cast<double>(r.steps) * tokens_per_step * r.training_flops_per_token,
+                                  bits});
         r.bits_per_byte = bits;
     };
     const std::int64_t every = std::max<std::int64_t>(1, total / (j.arguments.quick ? 6 : 12));
@@ -301,21 +310,23 @@ result train_by_name(const std::string& name, const job& j) {
     return train<both>(name, j);
 }
 
-// ---- Showing it -----------------------------------------------------------------------------------------------
+// ---- Showing it
+// -----------------------------------------------------------------------------------------------
 
 void show(const std::vector<result>& results, const job& j) {
     using support::show;
-    support::table table({{.title = "network", .key = "network"},
-                          {.title = "parameters", .as = show::human, .key = "parameters"},
-                          {.title = "active", .as = show::human, .key = "active_parameters"},
-                          {.title = "FLOPs/byte", .as = show::human, .key = "forward_flops_per_byte"},
-                          {.title = "steps", .as = show::number, .decimals = 0, .key = "steps"},
-                          {.title = "bits/byte", .as = show::number, .decimals = 3, .key = "validation_bits_per_byte"},
-                          {.title = "training", .as = show::human, .unit = "B/s", .key = "training_bytes_per_second"},
-                          {.title = "generation", .as = show::human, .unit = "B/s", .key = "generation_bytes_per_second"},
-                          {.title = "skipped", .as = show::percent, .key = "share_of_blocks_skipped"},
-                          {.title = "null", .as = show::percent, .key = "share_of_choices_null"},
-                          {.title = "balance", .as = show::number, .decimals = 2, .key = "expert_balance"}});
+    support::table table(
+        {{.title = "network", .key = "network"},
+         {.title = "parameters", .as = show::human, .key = "parameters"},
+         {.title = "active", .as = show::human, .key = "active_parameters"},
+         {.title = "FLOPs/byte", .as = show::human, .key = "forward_flops_per_byte"},
+         {.title = "steps", .as = show::number, .decimals = 0, .key = "steps"},
+         {.title = "bits/byte", .as = show::number, .decimals = 3, .key = "validation_bits_per_byte"},
+         {.title = "training", .as = show::human, .unit = "B/s", .key = "training_bytes_per_second"},
+         {.title = "generation", .as = show::human, .unit = "B/s", .key = "generation_bytes_per_second"},
+         {.title = "skipped", .as = show::percent, .key = "share_of_blocks_skipped"},
+         {.title = "null", .as = show::percent, .key = "share_of_choices_null"},
+         {.title = "balance", .as = show::number, .decimals = 2, .key = "expert_balance"}});
     support::chart chart;
     chart.title = "Language models at equal training FLOPs";
     chart.caption = "Validation loss while training on " + j.text.source +
@@ -334,8 +345,9 @@ void show(const std::vector<result>& results, const job& j) {
                     support::printable_lines(r.sample).c_str());
     }
     std::printf("\n%s", table.text().c_str());
-    std::printf("bits/byte: validation, lower is better. skipped: byte-block pairs left out. null: expert choices "
-                "that cost nothing.\nbalance: evenness of the experts' load, 1.00 is even.\n");
+    std::printf(
+        "bits/byte: validation, lower is better. skipped: byte-block pairs left out. null: expert choices "
+        "that cost nothing.\nbalance: evenness of the experts' load, 1.00 is even.\n");
     const auto& out = j.arguments.out;
     table.write_csv(out / "table.csv");
     support::write_chart(out / "language_model.svg", chart);
@@ -352,9 +364,10 @@ int run(int argc, char** argv) {
     }
     const support::corpus_options options{.minimum_bytes = 20'000,
                                           .minimum_validation = static_cast<std::size_t>(4 * sequence)};
-    const support::corpus text = arguments.files.empty()
-                                     ? support::read_headers(MOX_EXAMPLE_TEXT, "the installed Eigen headers", options)
-                                     : support::read_files(arguments.files, options);
+    const support::corpus text =
+        arguments.files.empty()
+            ? support::read_headers(MOX_EXAMPLE_TEXT, "the installed Eigen headers", options)
+            : support::read_files(arguments.files, options);
     support::prepare_folder(arguments.out);
     mox::thread_pool pool(arguments.threads);
     const support::stop_flag stop;
@@ -363,9 +376,10 @@ int run(int argc, char** argv) {
     for (const auto& n : chosen) j.name_width = std::max(j.name_width, n.size());
 
     std::printf("%s\n", text.describe().c_str());
-    std::printf("%zu networks, %lld steps of %lld bytes for dense and the same FLOPs for each, %lld threads\n",
-                chosen.size(), static_cast<long long>(j.dense_steps), static_cast<long long>(sequence * sequences),
-                static_cast<long long>(pool.concurrency()));
+    std::printf(
+        "%zu networks, %lld steps of %lld bytes for dense and the same FLOPs for each, %lld threads\n",
+        chosen.size(), static_cast<long long>(j.dense_steps), static_cast<long long>(sequence * sequences),
+        static_cast<long long>(pool.concurrency()));
     std::fflush(stdout);
     std::vector<result> results;
     for (const auto& name : chosen) {

@@ -21,7 +21,8 @@ constexpr double forward_flops = 6.0 * tokens * chosen * width * hidden + 2.0 * 
 mox::buffer<float> random_rows(index_t rows, index_t cols, std::uint64_t seed) {
     mox::buffer<float> b(rows * cols);
     const mox::random_stream numbers(seed, 0);
-    for (index_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(numbers.normal(static_cast<std::uint64_t>(i)));
+    for (index_t i = 0; i < b.size(); ++i)
+        b[i] = static_cast<float>(numbers.normal(static_cast<std::uint64_t>(i)));
     return b;
 }
 
@@ -29,7 +30,8 @@ struct mox_layer {
     mox::params<layer> weights{mox::init::standard, 7}, grads;
     mox::thread_pool pool;
     mox::tape<layer> tape;
-    mox::buffer<float> x = random_rows(tokens, width, 1), dy = random_rows(tokens, width, 2), dx{tokens * width};
+    mox::buffer<float> x = random_rows(tokens, width, 1), dy = random_rows(tokens, width, 2),
+                       dx{tokens * width};
 
     explicit mox_layer(index_t threads) : pool(threads), tape(pool) {}
 
@@ -40,7 +42,9 @@ struct mox_layer {
         for (index_t t = 0; t < tokens; ++t) std::copy_n(dy.data() + t * width, width, g.row(t));
         mox::backward<layer>(weights, tape, grads, mox::matrix_view<float>(dx.data(), tokens, width));
     }
-    static mox::matrix_view<const float> view(const mox::buffer<float>& b) { return {b.data(), tokens, width}; }
+    static mox::matrix_view<const float> view(const mox::buffer<float>& b) {
+        return {b.data(), tokens, width};
+    }
 };
 
 // The same layer as an engineer writes it with Eigen: rows of an expert gathered, three products, scattered.
@@ -172,7 +176,8 @@ struct eigen_layer {
         matrix dlogits = matrix::Zero(tokens, expert_count);
         for (index_t t = 0; t < tokens; ++t) {
             const float mean = gates(t, 0) * dlogit_gate(t, 0) + gates(t, 1) * dlogit_gate(t, 1);
-            for (index_t j = 0; j < chosen; ++j) dlogits(t, who(t, j)) = gates(t, j) * (dlogit_gate(t, j) - mean);
+            for (index_t j = 0; j < chosen; ++j)
+                dlogits(t, who(t, j)) = gates(t, j) * (dlogit_gate(t, j) - mean);
         }
         drouter.noalias() = x.transpose() * dlogits;
         dx.noalias() += dlogits * router.transpose();

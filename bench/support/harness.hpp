@@ -25,8 +25,8 @@ struct goal {
 };
 
 struct group {
-    std::string name;   ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
-    double flops = 0;   ///< useful operations of one repetition
+    std::string name;  ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
+    double flops = 0;  ///< useful operations of one repetition
     limit kind = limit::none;
     std::vector<goal> goals;
     std::vector<competitor> competitors;

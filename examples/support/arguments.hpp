@@ -81,8 +81,7 @@ std::string suggestion(std::string_view word, const Words& known) {
     std::string out;
     for (const auto& k : known) {
         const std::size_t distance = edit_distance(word, k);
-        if (distance >= best || distance * 2 >= word.size())
-            continue;
+        if (distance >= best || distance * 2 >= word.size()) continue;
         best = distance;
         out = " (did you mean " + std::string(k) + "?)";
     }
@@ -110,18 +109,15 @@ inline std::vector<std::string> network_list(std::string_view list, std::span<co
         at = comma + 1;
     }
     std::string names;
-    for (const std::string& k : known)
-        (names += names.empty() ? "" : ", ") += k;
+    for (const std::string& k : known) (names += names.empty() ? "" : ", ") += k;
     for (const std::string& w : wanted) {
-        if (std::find(known.begin(), known.end(), w) != known.end())
-            continue;
+        if (std::find(known.begin(), known.end(), w) != known.end()) continue;
         throw usage_error("There is no network '" + printable(w) + "'" + suggestion(w, known) +
                           ": --networks takes a comma-separated list of " + names + ".");
     }
     std::vector<std::string> ordered;
     for (const std::string& k : known) {
-        if (std::find(wanted.begin(), wanted.end(), k) != wanted.end())
-            ordered.push_back(k);
+        if (std::find(wanted.begin(), wanted.end(), k) != wanted.end()) ordered.push_back(k);
     }
     return ordered;
 }
@@ -139,8 +135,7 @@ inline arguments parse_arguments(std::span<const std::string_view> words,
     for (std::size_t i = 0; i < words.size(); ++i) {
         const std::string_view word = words[i];
         if (only_files || !word.starts_with('-')) {
-            if (word.empty())
-                throw usage_error("The name of a FILE is empty.");
+            if (word.empty()) throw usage_error("The name of a FILE is empty.");
             result.files.emplace_back(word);
             continue;
         }
@@ -156,11 +151,9 @@ inline arguments parse_arguments(std::span<const std::string_view> words,
                               detail::suggestion(option, options) + "; --help lists all of them.");
         }
         if (option == "--quick" || option == "--help" || option == "-h") {
-            if (attached)
-                throw usage_error("The option " + std::string(option) + " takes no value.");
+            if (attached) throw usage_error("The option " + std::string(option) + " takes no value.");
             (option == "--quick" ? result.quick : result.help) = true;
-            if (result.help)
-                return result;
+            if (result.help) return result;
             continue;
         }
         if (!attached && i + 1 == words.size()) {
@@ -189,8 +182,7 @@ inline arguments parse_arguments(std::span<const std::string_view> words,
 inline arguments parse_arguments(int argc, const char* const* argv,
                                  std::span<const std::string> known_networks) {
     std::vector<std::string_view> words;
-    for (int i = 1; i < argc; ++i)
-        words.emplace_back(argv[i]);
+    for (int i = 1; i < argc; ++i) words.emplace_back(argv[i]);
     return parse_arguments(words, known_networks);
 }
 

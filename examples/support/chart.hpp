@@ -53,8 +53,7 @@ inline std::string fit(std::string_view text, double width) {
         const code_point c = decode_utf8(text, at);
         out += text.substr(at, c.bytes);
         at += c.bytes;
-        if (at < text.size() && display_width(out) + 1 >= columns)
-            return out + "\u2026";
+        if (at < text.size() && display_width(out) + 1 >= columns) return out + "\u2026";
     }
     return out;
 }
@@ -81,8 +80,7 @@ public:
             curves_.push_back({printable(c.name), {}});
             for (const chart_point& p : c.points) {
                 const auto usable = [](double v) { return std::abs(v) < 1e150; };  // false for NaN, too
-                if (!usable(p.seconds) || !usable(p.flops) || !usable(p.bits_per_byte))
-                    continue;
+                if (!usable(p.seconds) || !usable(p.flops) || !usable(p.bits_per_byte)) continue;
                 const auto flush = [](double v) {
                     return std::abs(v) < 1e-150 ? 0.0 : v;
                 };  // can be divided by
@@ -139,12 +137,10 @@ private:
                 const double value = c.points[i].bits_per_byte;
                 low = std::min(low, value);
                 high = std::max(high, value);
-                if (i >= start)
-                    late = std::max(late, value);
+                if (i >= start) late = std::max(late, value);
             }
         }
-        if (low > high)
-            low = 0, high = 8, late = 8;  // no data: random bytes have eight bits
+        if (low > high) low = 0, high = 8, late = 8;  // no data: random bytes have eight bits
         const bool spans = low > 0 && high / low > 1000;
         cut_ = !spans && (high - late) > 0.25 * (high - low);
         y_ = axis::around(low, cut_ ? late : high);
@@ -162,8 +158,7 @@ private:
         line(x, y, x + 26, y, stroke(index));
         const double name = std::min(static_cast<double>(longest_name_) * 8 + 16, 250.0);
         text(x + 34, y + 4.5, fit(c.name, name * 0.88), "font-weight=\"600\"");
-        if (c.points.empty())
-            return text(x + 34 + name, y + 4.5, "no data", "fill=\"#57606a\"");
+        if (c.points.empty()) return text(x + 34 + name, y + 4.5, "no data", "fill=\"#57606a\"");
         const chart_point& last = c.points.back();
         const double loss = last.bits_per_byte;
         const std::string value = std::abs(loss) < 1e4 ? fixed(loss, 3) : human(loss);

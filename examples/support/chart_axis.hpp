@@ -26,15 +26,13 @@ public:
             return {std::pow(10, std::floor(std::log10(lowest))), highest, true};
         }
         double room = (highest - lowest) * 0.06;
-        if (!(room > std::abs(highest) * 1e-9))
-            room = std::max(std::abs(highest) * 0.1, 1e-3);  // all equal
+        if (!(room > std::abs(highest) * 1e-9)) room = std::max(std::abs(highest) * 0.1, 1e-3);  // all equal
         return {lowest - room, highest + room, false};
     }
 
     /// 0 at the low end, 1 at the high end; beyond for values outside.
     double position(double value) const {
-        if (!logarithmic_)
-            return (value - low_) / (high_ - low_);
+        if (!logarithmic_) return (value - low_) / (high_ - low_);
         return std::log10(std::max(value, low_) / low_) / std::log10(high_ / low_);
     }
 
@@ -70,8 +68,7 @@ private:
         const double first = std::ceil(low_ / step - 1e-9);
         for (int i = 0; i < 12; ++i) {  // counted, so that no rounding can make it endless
             const double tick = (first + i) * step;
-            if (tick > high_ + step * 1e-9)
-                break;
+            if (tick > high_ + step * 1e-9) break;
             ticks_.push_back(tick);
         }
         const double largest = std::max(std::abs(low_), std::abs(high_));
@@ -86,8 +83,7 @@ private:
         const int first = static_cast<int>(std::ceil(std::log10(low_) - 1e-9));
         const int last = static_cast<int>(std::floor(std::log10(high_) + 1e-9));
         const int stride = (last - first) / 8 + 1;
-        for (int p = first; p <= last; p += stride)
-            ticks_.push_back(std::pow(10.0, p));
+        for (int p = first; p <= last; p += stride) ticks_.push_back(std::pow(10.0, p));
     }
 
     double low_, high_;
@@ -101,11 +97,9 @@ private:
 /// [low, high], as near to the wanted places as one sweep in each direction gets them.
 inline std::vector<double> spread(const std::vector<double>& wanted, double gap, double low, double high) {
     std::vector<std::pair<double, std::size_t>> order;
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-        order.emplace_back(wanted[i], i);
+    for (std::size_t i = 0; i < wanted.size(); ++i) order.emplace_back(wanted[i], i);
     std::stable_sort(order.begin(), order.end(), [](auto& a, auto& b) { return a.first < b.first; });
-    if (order.size() > 1)
-        gap = std::min(gap, (high - low) / static_cast<double>(order.size() - 1));
+    if (order.size() > 1) gap = std::min(gap, (high - low) / static_cast<double>(order.size() - 1));
     double least = low;
     for (auto& [place, index] : order) {
         place = std::max(place, least);
@@ -117,8 +111,7 @@ inline std::vector<double> spread(const std::vector<double>& wanted, double gap,
         most = order[i].first - gap;
     }
     std::vector<double> out(wanted.size());
-    for (const auto& [place, index] : order)
-        out[index] = place;
+    for (const auto& [place, index] : order) out[index] = place;
     return out;
 }
 

@@ -8,8 +8,7 @@ namespace support::detail {
 
 /// " (10¹² FLOPs)": the unit behind an axis title.
 inline std::string axis_unit(int exponent, const std::string& unit) {
-    if (exponent == 0)
-        return " (" + unit + ")";
+    if (exponent == 0) return " (" + unit + ")";
     constexpr std::array<std::string_view, 10> digits{"\u2070", "\u00b9", "\u00b2", "\u00b3", "\u2074",
                                                       "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
     std::string power;
@@ -56,8 +55,7 @@ inline void chart_writer::panel(double x0, std::string_view title, const std::st
         text(right - 8, top + 16, "the steep start lies above this frame",
              "text-anchor=\"end\" font-size=\"12\" fill=\"#6e7781\"");
     }
-    if (!any)
-        text(x0 + plot_width_ / 2, top + plot_height * 0.45, "no data", "text-anchor=\"middle\"");
+    if (!any) text(x0 + plot_width_ / 2, top + plot_height * 0.45, "no data", "text-anchor=\"middle\"");
 
     const std::string frame = "plot" + fixed(x0, 0);
     out_ += "<clipPath id=\"" + frame + "\"><rect x=\"" + fixed(x0, 1) + "\" y=\"" + fixed(top, 1) +
@@ -65,8 +63,7 @@ inline void chart_writer::panel(double x0, std::string_view title, const std::st
             "\"/></clipPath>\n<g clip-path=\"url(#" + frame +
             ")\" fill=\"none\" stroke-linejoin=\"round\">\n";
     for (std::size_t i = 0; i < curves_.size(); ++i) {
-        if (curves_[i].points.size() < 2)
-            continue;
+        if (curves_[i].points.size() < 2) continue;
         out_ += "<polyline " + stroke(i) + " points=\"";
         for (const chart_point& p : curves_[i].points) {
             // Far outside the frame a number is as good as its sign, and renderers dislike huge ones.
@@ -85,8 +82,7 @@ inline void chart_writer::direct_labels(double x0, const axis& x, double chart_p
     std::vector<std::size_t> named;
     std::vector<double> wanted;
     for (std::size_t i = 0; i < curves_.size(); ++i) {
-        if (curves_[i].points.empty())
-            continue;
+        if (curves_[i].points.empty()) continue;
         named.push_back(i);
         wanted.push_back(std::clamp(y_pixel(curves_[i].points.back().bits_per_byte), top, top + plot_height));
     }

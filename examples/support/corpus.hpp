@@ -57,11 +57,9 @@ inline void append_file(corpus& text, const std::filesystem::path& path) {
         const bool missing = status.type() == std::filesystem::file_type::not_found;
         refuse(missing ? "does not exist." : "cannot be reached: " + failure.message() + ".");
     }
-    if (std::filesystem::is_directory(status))
-        refuse("is a folder, but a file is needed.");
+    if (std::filesystem::is_directory(status)) refuse("is a folder, but a file is needed.");
     std::ifstream in(path, std::ios::binary);
-    if (!in)
-        refuse("cannot be opened: is reading it allowed?");
+    if (!in) refuse("cannot be opened: is reading it allowed?");
 
     std::array<char, 1 << 16> piece{};
     std::size_t total = 0;
@@ -73,10 +71,8 @@ inline void append_file(corpus& text, const std::filesystem::path& path) {
         text.bytes.insert(text.bytes.end(), piece.begin(), piece.begin() + std::min(got, room));
         total += got;
     }
-    if (in.bad())
-        refuse("could not be read to its end.");
-    if (total == 0)
-        refuse("is empty.");
+    if (in.bad()) refuse("could not be read to its end.");
+    if (total == 0) refuse("is empty.");
     ++text.files;
 }
 
@@ -99,13 +95,11 @@ inline void split(corpus& text, const corpus_options& options) {
 inline corpus read_files(std::span<const std::filesystem::path> paths, const corpus_options& options = {}) {
     corpus text;
     text.limit_bytes = options.limit_bytes;
-    for (std::size_t i = 0; i < paths.size() && !text.limited; ++i)
-        detail::append_file(text, paths[i]);
+    for (std::size_t i = 0; i < paths.size() && !text.limited; ++i) detail::append_file(text, paths[i]);
     for (std::size_t i = 0; i < std::min<std::size_t>(paths.size(), 3); ++i) {
         text.source += (i == 0 ? "" : ", ") + quoted(paths[i]);
     }
-    if (paths.size() > 3)
-        text.source += " and " + std::to_string(paths.size() - 3) + " more";
+    if (paths.size() > 3) text.source += " and " + std::to_string(paths.size() - 3) + " more";
     detail::split(text, options);
     return text;
 }
@@ -119,8 +113,7 @@ inline corpus read_headers(const std::filesystem::path& folder, const std::strin
         throw input_error("Without FILE the text is " + name + ", but " + why + "; name a FILE instead.");
     };
     std::error_code failure;
-    if (!fs::is_directory(folder, failure))
-        refuse("the folder " + quoted(folder) + " is not there");
+    if (!fs::is_directory(folder, failure)) refuse("the folder " + quoted(folder) + " is not there");
 
     std::vector<std::string> names;  // generic form: the same order with either kind of slash
     const auto skip = fs::directory_options::skip_permission_denied;
@@ -133,10 +126,8 @@ inline corpus read_headers(const std::filesystem::path& folder, const std::strin
             names.push_back(at->path().lexically_relative(folder).generic_string());
         }
     }
-    if (failure)
-        refuse("the folder " + quoted(folder) + " cannot be read: " + failure.message());
-    if (names.empty())
-        refuse("the folder " + quoted(folder) + " holds no headers");
+    if (failure) refuse("the folder " + quoted(folder) + " cannot be read: " + failure.message());
+    if (names.empty()) refuse("the folder " + quoted(folder) + " holds no headers");
     std::sort(names.begin(), names.end());
 
     corpus text;

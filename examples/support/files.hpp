@@ -27,8 +27,7 @@ inline void prepare_folder(const std::filesystem::path& folder) {
     const std::filesystem::path probe = folder / ".write_probe";
     const bool writable = static_cast<bool>(std::ofstream(probe));
     std::filesystem::remove(probe, failure);
-    if (!writable)
-        throw output_error("The folder " + quoted(folder) + " does not allow new files.");
+    if (!writable) throw output_error("The folder " + quoted(folder) + " does not allow new files.");
 }
 
 /// Replaces the file's contents.
@@ -36,8 +35,7 @@ inline void write_file(const std::filesystem::path& path, std::string_view conte
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
     out.write(contents.data(), static_cast<std::streamsize>(contents.size()));
     out.flush();
-    if (!out)
-        throw output_error("The file " + quoted(path) + " cannot be written.");
+    if (!out) throw output_error("The file " + quoted(path) + " cannot be written.");
 }
 
 }  // namespace support

@@ -37,8 +37,7 @@ public:
         : options_(options), name_(printable(name)), total_(std::max<std::int64_t>(total, 1)), start_(start),
           drawn_(start) {
         const std::size_t width = display_width(name_);
-        if (width < options_.name_width)
-            name_.append(options_.name_width - width, ' ');
+        if (width < options_.name_width) name_.append(options_.name_width - width, ' ');
     }
 
     ~progress() { erase(); }
@@ -51,8 +50,7 @@ public:
         loss_ = loss;
         tokens_ = tokens;
         now_ = now;
-        if (!due())
-            return;
+        if (!due()) return;
         drawn_ = now;
         drawn_step_ = step_;
         if (options_.terminal) {
@@ -66,8 +64,7 @@ public:
     void say(std::string_view text) {
         erase();
         print(printable(text) + '\n');
-        if (options_.terminal && drawn_step_ >= 0)
-            draw();
+        if (options_.terminal && drawn_step_ >= 0) draw();
     }
 
     /// Replaces the bar by one line that stays.
@@ -85,8 +82,7 @@ private:
 
     bool due() const {
         const double since = seconds(now_ - drawn_), elapsed = seconds(now_ - start_);
-        if (options_.terminal)
-            return drawn_step_ < 0 || since >= 0.1;
+        if (options_.terminal) return drawn_step_ < 0 || since >= 0.1;
         // Lines of a long run move apart: a log of an hour should not have seven hundred of them.
         const bool tenth = (step_ - std::max<std::int64_t>(drawn_step_, 0)) * 10 >= total_;
         return since >= std::max(5.0, elapsed / 20) || (tenth && since >= 1);
@@ -116,8 +112,7 @@ private:
         std::string line;
         for (std::size_t i = 0; i < parts.size(); ++i) {
             const std::string next = (i == 0 ? "" : "  ") + parts[i];
-            if (i > 0 && display_width(line) + display_width(next) > limit)
-                break;
+            if (i > 0 && display_width(line) + display_width(next) > limit) break;
             line += next;
         }
         return line;
@@ -143,15 +138,13 @@ private:
         std::vector<std::string> parts = fields(true);
         const std::size_t used = display_width(join(parts, terminal_limit)) + 2;
         const std::size_t room = width > used ? width - used : 0;
-        if (room >= 8)
-            parts.insert(parts.begin() + 1, bar(std::min(room, widest_bar)));
+        if (room >= 8) parts.insert(parts.begin() + 1, bar(std::min(room, widest_bar)));
         print("\r" + join(parts, width) + "\x1b[K");
         visible_ = true;
     }
 
     void erase() {
-        if (visible_)
-            print("\r\x1b[K");
+        if (visible_) print("\r\x1b[K");
         visible_ = false;
     }
 

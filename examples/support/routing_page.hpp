@@ -71,21 +71,18 @@ inline void check_network(const routed_network& network) {
             refuse("layer '" + layer.label + "' has " + std::to_string(rows) + " rows, but the text " +
                    std::to_string(network.text.size()) + " bytes");
         }
-        if (depth)
-            continue;
+        if (depth) continue;
         if (layer.null_experts < 0 || layer.null_experts > layer.experts) {
             refuse("layer '" + layer.label + "' has more null experts than experts");
         }
         for (const auto& uses : layer.uses) {
             for (const expert_use& u : uses) {
-                if (u.expert >= -1 && u.expert < layer.experts)
-                    continue;
+                if (u.expert >= -1 && u.expert < layer.experts) continue;
                 refuse("layer '" + layer.label + "' has no expert " + std::to_string(u.expert));
             }
         }
     }
-    if (depths > network.blocks)
-        refuse("has more depth layers than blocks");
+    if (depths > network.blocks) refuse("has more depth layers than blocks");
 }
 
 /// The cells of one passage. Bytes that draw nothing get a visible sign; the bytes of one UTF-8 character
@@ -97,8 +94,7 @@ inline std::string cells(std::string_view text) {
         const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
         if (c.valid && c.bytes > 1 && is_visible(c.value)) {
             out += "<span class=\"g\"><i>" + std::string(text.substr(at, c.bytes)) + "</i>";
-            for (std::size_t k = 1; k < c.bytes; ++k)
-                out += "<i class=\"h\">" + hex(byte(at + k)) + "</i>";
+            for (std::size_t k = 1; k < c.bytes; ++k) out += "<i class=\"h\">" + hex(byte(at + k)) + "</i>";
             out += "</span>";
             at += c.bytes;
             continue;
@@ -128,8 +124,7 @@ inline std::string layer_data(const routed_layer& layer, std::size_t bytes) {
                       ",nulls:" + std::to_string(layer.null_experts) + ",rows:";
     if (depth) {
         out += '"';
-        for (std::size_t i = 0; i < bytes; ++i)
-            out += layer.processed[i] ? '1' : '0';
+        for (std::size_t i = 0; i < bytes; ++i) out += layer.processed[i] ? '1' : '0';
         return out + "\"}";
     }
     out += '[';
@@ -170,8 +165,7 @@ inline std::string section(const routed_network& network) {
 inline std::string network_data(const routed_network& network) {
     const std::size_t bytes = std::min(network.text.size(), longest_passage);
     std::string out = "{blocks:" + std::to_string(network.blocks) + ",text:\"";
-    for (std::size_t i = 0; i < bytes; ++i)
-        out += hex(network.text[i]);
+    for (std::size_t i = 0; i < bytes; ++i) out += hex(network.text[i]);
     out += "\",layers:[";
     for (std::size_t i = 0; i < network.layers.size(); ++i) {
         out += (i == 0 ? "\n" : ",\n") + layer_data(network.layers[i], bytes);
@@ -184,8 +178,7 @@ inline std::string network_data(const routed_network& network) {
 /// The whole page; it needs nothing but itself. Throws `std::invalid_argument` where the rows of a layer do
 /// not belong to the text.
 inline std::string routing_html(const routing_page& page) {
-    for (const routed_network& n : page.networks)
-        detail::check_network(n);
+    for (const routed_network& n : page.networks) detail::check_network(n);
     std::string out = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
                       escape_markup(page.title) + "</title>\n<style>\n";
@@ -194,11 +187,9 @@ inline std::string routing_html(const routing_page& page) {
         "</h1>\n<p class=\"lead\">Each cell is one byte of text the networks did not learn from; its colour "
         "is the expert it chose first in the selected layer, a bar below it shows how many of the "
         "network\u2019s blocks it passed through, and pointing at a cell tells all its choices.";
-    if (!page.note.empty())
-        out += " " + escape_markup(page.note);
+    if (!page.note.empty()) out += " " + escape_markup(page.note);
     out += "</p>\n<noscript><p class=\"lead\">The colours need JavaScript, which is off.</p></noscript>\n";
-    for (const routed_network& n : page.networks)
-        out += detail::section(n);
+    for (const routed_network& n : page.networks) out += detail::section(n);
     out += "<div id=\"tip\" hidden></div>\n<script>\nconst networks = [";
     for (std::size_t i = 0; i < page.networks.size(); ++i) {
         out += (i == 0 ? "\n" : ",\n") + detail::network_data(page.networks[i]);

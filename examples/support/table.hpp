@@ -60,11 +60,9 @@ private:
 
 /// A field as RFC 4180 wants it: quoted where it holds a comma, a quote or a line break.
 inline std::string csv_field(std::string_view text) {
-    if (text.find_first_of(",\"\r\n") == std::string_view::npos)
-        return std::string(text);
+    if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
     std::string out = "\"";
-    for (const char c : text)
-        out.append(c == '"' ? 2 : 1, c);
+    for (const char c : text) out.append(c == '"' ? 2 : 1, c);
     return out + '"';
 }
 
@@ -84,12 +82,10 @@ public:
     /// For a terminal, every line ending with a newline.
     std::string text() const {
         std::vector<std::vector<std::string>> lines(1);
-        for (const column& c : columns_)
-            lines[0].push_back(printable(c.title));
+        for (const column& c : columns_) lines[0].push_back(printable(c.title));
         for (const auto& row : rows_) {
             lines.emplace_back();
-            for (std::size_t i = 0; i < row.size(); ++i)
-                lines.back().push_back(shown(row[i], columns_[i]));
+            for (std::size_t i = 0; i < row.size(); ++i) lines.back().push_back(shown(row[i], columns_[i]));
         }
         std::vector<std::size_t> widths(columns_.size(), 0);
         for (const auto& line : lines) {
@@ -98,16 +94,14 @@ public:
             }
         }
         std::vector<std::string> rule;
-        for (const std::size_t w : widths)
-            rule.emplace_back(w, '-');
+        for (const std::size_t w : widths) rule.emplace_back(w, '-');
         lines.insert(lines.begin() + 1, rule);
 
         std::string out;
         for (const auto& line : lines) {
             std::string text;
             for (std::size_t i = 0; i < line.size(); ++i) {
-                if (i > 0)
-                    text += "  ";
+                if (i > 0) text += "  ";
                 const std::string gap(widths[i] - display_width(line[i]), ' ');
                 text += columns_[i].as == show::text ? line[i] + gap : gap + line[i];
             }
@@ -127,12 +121,9 @@ public:
         out += "\r\n";
         for (const auto& row : rows_) {
             for (std::size_t i = 0; i < row.size(); ++i) {
-                if (i > 0)
-                    out += ',';
-                if (const double* number = row[i].number())
-                    out += exact(*number);
-                if (const std::string* word = row[i].word())
-                    out += csv_field(*word);
+                if (i > 0) out += ',';
+                if (const double* number = row[i].number()) out += exact(*number);
+                if (const std::string* word = row[i].word()) out += csv_field(*word);
             }
             out += "\r\n";
         }
@@ -143,11 +134,9 @@ public:
 
 private:
     static std::string shown(const cell& value, const column& c) {
-        if (const std::string* word = value.word())
-            return printable(*word);
+        if (const std::string* word = value.word()) return printable(*word);
         const double* number = value.number();
-        if (number == nullptr)
-            return "-";
+        if (number == nullptr) return "-";
         switch (c.as) {
         case show::human:
             return human(*number, c.unit);

@@ -30,8 +30,7 @@ inline bool stderr_is_terminal() {
 inline std::size_t terminal_width() {
 #if !defined(_WIN32)
     winsize size{};
-    if (::ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-        return size.ws_col;
+    if (::ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
 #endif
     return 80;
 }
@@ -40,8 +39,7 @@ inline std::size_t terminal_width() {
 inline bool terminal_has_utf8() {
     for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {
         const char* value = std::getenv(name);
-        if (value == nullptr || *value == '\0')
-            continue;
+        if (value == nullptr || *value == '\0') continue;
         const std::string_view text(value);
         const auto has = [&](std::string_view part) { return text.find(part) != std::string_view::npos; };
         return has("UTF-8") || has("utf-8") || has("UTF8") || has("utf8");

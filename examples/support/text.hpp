@@ -21,20 +21,16 @@ struct code_point {
 inline code_point decode_utf8(std::string_view text, std::size_t at) {
     const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     const unsigned char lead = byte(at);
-    if (lead < 0x80)
-        return {lead, 1, true};
+    if (lead < 0x80) return {lead, 1, true};
     const std::size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (lead < 0xC2 || lead > 0xF4 || at + length > text.size())
-        return {};
+    if (lead < 0xC2 || lead > 0xF4 || at + length > text.size()) return {};
     char32_t value = lead & (0x7Fu >> length);
     for (std::size_t i = 1; i < length; ++i) {
-        if ((byte(at + i) & 0xC0) != 0x80)
-            return {};
+        if ((byte(at + i) & 0xC0) != 0x80) return {};
         value = (value << 6) | (byte(at + i) & 0x3Fu);
     }
     constexpr std::array<char32_t, 5> smallest{0, 0, 0x80, 0x800, 0x10000};
-    if (value < smallest[length] || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF))
-        return {};
+    if (value < smallest[length] || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) return {};
     return {value, length, true};
 }
 
@@ -77,10 +73,8 @@ inline std::size_t display_width(char32_t c) {
         {0xFF00, 0xFF60},
         {0x1F300, 0x1FAFF},
     }};
-    if (c == 0x20 || c == 0xA0)
-        return 1;
-    if (in_ranges(c, wide) || (c >= 0x20000 && c <= 0x3FFFD))
-        return 2;
+    if (c == 0x20 || c == 0xA0) return 1;
+    if (in_ranges(c, wide) || (c >= 0x20000 && c <= 0x3FFFD)) return 2;
     return is_visible(c) ? 1 : 0;
 }
 

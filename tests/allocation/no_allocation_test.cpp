@@ -34,7 +34,8 @@ void* take(std::size_t size, std::align_val_t align) {
 }
 
 void give(void* p) noexcept {
-    if (p != nullptr && counting.load(std::memory_order_relaxed)) releases.fetch_add(1, std::memory_order_relaxed);
+    if (p != nullptr && counting.load(std::memory_order_relaxed))
+        releases.fetch_add(1, std::memory_order_relaxed);
     std::free(p);
 }
 
@@ -89,16 +90,16 @@ using mixture = mox::moe<mox::experts<4, mox::swiglu<32, 40>>, mox::route::top_k
 using limited = mox::moe<mox::experts<4, mox::mlp<32, 40, mox::activation::gelu, mox::bias::with>>,
                          mox::route::top_k<2>, mox::gate::softmax>;
 using block = mox::stack<attend, mox::residual<mox::rms_norm<32>, mixture>>;
-using sparse = mox::depth<mox::stack<attend, mox::residual<mox::layer_norm<32>, limited>>, mox::route::learned,
-                          mox::keep_permille<500>>;
+using sparse = mox::depth<mox::stack<attend, mox::residual<mox::layer_norm<32>, limited>>,
+                          mox::route::learned, mox::keep_permille<500>>;
 using net = mox::stack<mox::embedding<50, 32>, mox::repeat<2, mox::stack<block, sparse>>, mox::rms_norm<32>,
                        mox::linear<32, 50>>;
 
 // Attention scores as depth router: signals and the two-pass column sums.
-using listening = mox::stack<mox::embedding<50, 32>, attend,
-                             mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received,
-                                        mox::keep_permille<400>>,
-                             mox::linear<32, 50>>;
+using listening = mox::stack<
+    mox::embedding<50, 32>, attend,
+    mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received, mox::keep_permille<400>>,
+    mox::linear<32, 50>>;
 
 std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
     std::vector<row_t> ids;

@@ -69,7 +69,8 @@ TEST_CASE("a single layer writes straight to its output", "[compose][chain]") {
     mox::tape<one, double> a;
     mox::tape<mox::linear<4, 6>, double> b;
     const auto x = values::normal<double>(9, 4, 1);
-    REQUIRE(values::copy(mox::infer<one>(w, x, a)) == values::copy(mox::infer<mox::linear<4, 6>>(bare, x, b)));
+    REQUIRE(values::copy(mox::infer<one>(w, x, a)) ==
+            values::copy(mox::infer<mox::linear<4, 6>>(bare, x, b)));
 }
 
 TEST_CASE("the input keeps its numbers", "[compose][chain]") {

@@ -22,7 +22,8 @@ using mox::index_t;
 
 constexpr mox::attention_spec heads{.width = 8, .heads = 2};
 using attend = mox::residual<mox::rms_norm<8>, mox::attention<heads>>;
-using mix = mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 12>>, mox::route::top_k<2>, mox::balance::load<>>>;
+using mix =
+    mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 12>>, mox::route::top_k<2>, mox::balance::load<>>>;
 using block = mox::stack<attend, mix>;
 using sparse = mox::depth<block, mox::route::learned, mox::keep_permille<500>>;
 
@@ -113,7 +114,8 @@ TEST_CASE("repeated blocks pass gradcheck", "[compose][repeat]") {
 }
 
 TEST_CASE("a hundred blocks work", "[compose][repeat]") {
-    using net = mox::stack<mox::embedding<20, 8>, mox::repeat<100, block>, mox::rms_norm<8>, mox::linear<8, 20>>;
+    using net =
+        mox::stack<mox::embedding<20, 8>, mox::repeat<100, block>, mox::rms_norm<8>, mox::linear<8, 20>>;
     const mox::params<net, double> w{mox::init::standard, 4};
     REQUIRE(mox::params<net>::tensors().size() == 1 + 100 * (3 + 3) + 1 + 1);
     mox::params<net, double> g;

@@ -54,8 +54,9 @@ void check_residual() {
 TEMPLATE_TEST_CASE("residual is x + f(x), and dy + f'(x) dy", "[compose][residual]", float, double) {
     check_residual<TestType, mox::linear<7, 7, mox::bias::with>>();
     check_residual<TestType, mox::layer_norm<7>, mox::linear<7, 16>, mox::linear<16, 7>>();
-    check_residual<TestType, mox::rms_norm<24>,
-                   mox::moe<mox::experts<3, mox::swiglu<24, 10>>, mox::route::top_k<2>, mox::null_experts<2>>>();
+    check_residual<
+        TestType, mox::rms_norm<24>,
+        mox::moe<mox::experts<3, mox::swiglu<24, 10>>, mox::route::top_k<2>, mox::null_experts<2>>>();
     check_residual<TestType, mox::residual<mox::linear<7, 7>>>();
 }
 
@@ -70,13 +71,15 @@ TEST_CASE("a zero layer leaves the rows as they are", "[compose][residual]") {
 TEST_CASE("maps into the residual stream start smaller with every addition", "[compose][residual]") {
     REQUIRE(mox::detail::residual_count<mox::linear<3, 3>>() == 0);
     REQUIRE(mox::detail::residual_count<mox::residual<mox::linear<3, 3>>>() == 1);
-    REQUIRE(mox::detail::residual_count<mox::stack<mox::residual<mox::linear<3, 3>, mox::residual<mox::linear<3, 3>>>,
-                                                   mox::residual<mox::linear<3, 3>>>>() == 3);
+    REQUIRE(mox::detail::residual_count<
+                mox::stack<mox::residual<mox::linear<3, 3>, mox::residual<mox::linear<3, 3>>>,
+                           mox::residual<mox::linear<3, 3>>>>() == 3);
 }
 
 TEST_CASE("nested residuals pass gradcheck", "[compose][residual]") {
-    const auto r = mox::gradcheck<
-        mox::residual<mox::rms_norm<6>, mox::residual<mox::swiglu<6, 9>, mox::residual<mox::linear<6, 6>>>>>();
+    const auto r =
+        mox::gradcheck<mox::residual<mox::rms_norm<6>,
+                                     mox::residual<mox::swiglu<6, 9>, mox::residual<mox::linear<6, 6>>>>>();
     INFO(r.message);
     REQUIRE(r.passed);
 }

@@ -100,11 +100,13 @@ using feed = mox::residual<mox::swiglu<4, 6>>;
 TEST_CASE("signals_read lists every signal once", "[compose][signals]") {
     using received = mox::signal::attention_received;
     STATIC_REQUIRE(std::is_same_v<mox::signals_read<mox::stack<attend, feed>>, mox::leaves<>>);
-    STATIC_REQUIRE(std::is_same_v<mox::signals_read<mox::stack<attend, sparse<feed>>>, mox::leaves<received>>);
+    STATIC_REQUIRE(
+        std::is_same_v<mox::signals_read<mox::stack<attend, sparse<feed>>>, mox::leaves<received>>);
     STATIC_REQUIRE(
         std::is_same_v<mox::signals_read<mox::repeat<5, mox::stack<attend, sparse<feed>, sparse<attend>>>>,
                        mox::leaves<received>>);
-    using both = mox::signals_read<mox::stack<teller<4>, listener<pair, 4>, listener<doubled, 4>, listener<pair, 4>>>;
+    using both =
+        mox::signals_read<mox::stack<teller<4>, listener<pair, 4>, listener<doubled, 4>, listener<pair, 4>>>;
     STATIC_REQUIRE(both::size == 2);
     STATIC_REQUIRE(both::contains<pair>);
     STATIC_REQUIRE(both::contains<doubled>);
@@ -155,8 +157,9 @@ TEST_CASE("a reader gets what the last producer said", "[compose][signals]") {
 
 TEST_CASE("inside a depth block signals keep the numbers of the whole batch", "[compose][signals]") {
     // The listener runs on the selected rows only and must find their own signals.
-    using net = mox::stack<teller<4>, mox::depth<listener<doubled, 4>, mox::route::learned, mox::keep_permille<500>,
-                                                 mox::weighting::none, mox::sampling::whole_sequence>>;
+    using net =
+        mox::stack<teller<4>, mox::depth<listener<doubled, 4>, mox::route::learned, mox::keep_permille<500>,
+                                         mox::weighting::none, mox::sampling::whole_sequence>>;
     const mox::params<net, double> w{mox::init::standard, 1};
     mox::tape<net, double> tape;
     const auto x = values::normal<double>(12, 4, 1);
@@ -194,7 +197,8 @@ TEST_CASE("a depth block takes the tokens that attention favoured", "[compose][s
                 // Heads of two numbers: one pair, turned by its position (frequency 1).
                 const double q0 = project(i, h * d), q1 = project(i, h * d + 1);
                 const double k0 = project(j, 4 + h * d), k1 = project(j, 4 + h * d + 1);
-                const double c = std::cos(static_cast<double>(i - j)), s = std::sin(static_cast<double>(i - j));
+                const double c = std::cos(static_cast<double>(i - j)),
+                             s = std::sin(static_cast<double>(i - j));
                 const double dot = (q0 * c - q1 * s) * k0 + (q0 * s + q1 * c) * k1;
                 p.push_back(std::exp(dot / std::sqrt(2.0)));
                 sum += p.back();

@@ -21,7 +21,8 @@ using mox::index_t;
 constexpr mox::attention_spec heads{.width = 8, .heads = 2};
 using first = mox::linear<6, 8, mox::bias::with>;
 using second = mox::residual<mox::rms_norm<8>, mox::attention<heads>>;
-using third = mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 12>>, mox::route::top_k<2>, mox::balance::load<>>>;
+using third =
+    mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 12>>, mox::route::top_k<2>, mox::balance::load<>>>;
 using fourth = mox::linear<8, 3>;
 
 template <class T>
@@ -65,7 +66,8 @@ TEMPLATE_TEST_CASE("nested stacks equal the flat one bit for bit", "[compose][st
     REQUIRE(want.aux > T(0));
     REQUIRE(values::largest_difference(want.y, values::matrix<T>(13, 3)) > 0.01);
     REQUIRE(run<mox::stack<mox::stack<first, second>, mox::stack<third, fourth>>, T>(numbers) == want);
-    REQUIRE(run<mox::stack<first, mox::stack<second, mox::stack<third, mox::stack<fourth>>>>, T>(numbers) == want);
+    REQUIRE(run<mox::stack<first, mox::stack<second, mox::stack<third, mox::stack<fourth>>>>, T>(numbers) ==
+            want);
     REQUIRE(run<mox::stack<mox::stack<mox::stack<first>, second>, third, fourth>, T>(numbers) == want);
     REQUIRE(run<mox::stack<mox::stack<flat>>, T>(numbers) == want);
     // Other numbers give another outcome.
@@ -112,7 +114,8 @@ TEST_CASE("composed networks pass gradcheck", "[compose][stack]") {
     const auto a = mox::gradcheck<mox::stack<first, mox::stack<second, third>, fourth>>();
     INFO(a.message);
     REQUIRE(a.passed);
-    const auto b = mox::gradcheck<mox::stack<mox::embedding<7, 6>, first, second, third, fourth>>({.tokens = 11});
+    const auto b =
+        mox::gradcheck<mox::stack<mox::embedding<7, 6>, first, second, third, fourth>>({.tokens = 11});
     INFO(b.message);
     REQUIRE(b.passed);
 }

@@ -53,7 +53,8 @@ TEST_CASE("arena: aligned pieces that do not overlap and keep their values", "[c
     CHECK(first[2] == 7.0f);
     CHECK(second[0] == 8.0);
     CHECK(second[(1 << 16) - 1] == 9.0);
-    for (const void* p : {static_cast<const void*>(first), static_cast<const void*>(second), static_cast<const void*>(third)}) {
+    for (const void* p : {static_cast<const void*>(first), static_cast<const void*>(second),
+                          static_cast<const void*>(third)}) {
         CHECK(reinterpret_cast<std::uintptr_t>(p) % alignment == 0);
     }
 }

@@ -12,7 +12,8 @@ using namespace mox;
 TEST_CASE("leaves: types by number, repeated ones too", "[core][leaves]") {
     using list = leaves<int, char, int, double>;
     static_assert(list::size == 4);
-    static_assert(std::is_same_v<list::at<0>, int> && std::is_same_v<list::at<2>, int> && std::is_same_v<list::at<3>, double>);
+    static_assert(std::is_same_v<list::at<0>, int> && std::is_same_v<list::at<2>, int> &&
+                  std::is_same_v<list::at<3>, double>);
     static_assert(list::contains<char> && !list::contains<float> && !leaves<>::contains<int>);
     static_assert(std::is_same_v<list::append<float>, leaves<int, char, int, double, float>>);
     static_assert(std::is_same_v<join<leaves<int>, leaves<char, int>>, leaves<int, char, int>>);

@@ -18,25 +18,19 @@ bool well_formed(const std::string& svg) {
     for (std::size_t i = 0; i < svg.size(); ++i) {
         if (svg[i] == '&') {
             const std::size_t end = svg.find(';', i);
-            if (end == std::string::npos || end - i > 6)
-                return false;
+            if (end == std::string::npos || end - i > 6) return false;
         }
-        if (svg[i] != '<')
-            continue;
+        if (svg[i] != '<') continue;
         std::size_t end = i + 1;
         bool quoted = false;
         for (; end < svg.size() && (quoted || svg[end] != '>'); ++end) {
-            if (svg[end] == '<')
-                return false;
-            if (svg[end] == '"')
-                quoted = !quoted;
+            if (svg[end] == '<') return false;
+            if (svg[end] == '"') quoted = !quoted;
         }
-        if (end >= svg.size())
-            return false;
+        if (end >= svg.size()) return false;
         const std::string tag = svg.substr(i + 1, end - i - 1);
         if (tag[0] == '/') {
-            if (open.empty() || open.back() != tag.substr(1))
-                return false;
+            if (open.empty() || open.back() != tag.substr(1)) return false;
             open.pop_back();
         } else if (tag.back() != '/') {
             open.push_back(tag.substr(0, tag.find_first_of(" \n")));
@@ -54,8 +48,7 @@ std::string draw(std::vector<support::curve> curves) {
 
 TEST_CASE("chart: curves, names and final values are there", "[examples]") {
     std::vector<support::chart_point> points;
-    for (int i = 0; i <= 20; ++i)
-        points.push_back({i * 3.0, i * 1e11, 2.25 + 6 * std::exp(-i * 0.5)});
+    for (int i = 0; i <= 20; ++i) points.push_back({i * 3.0, i * 1e11, 2.25 + 6 * std::exp(-i * 0.5)});
     const std::string svg = draw({{"dense", points}, {"experts", points}});
     CHECK(well_formed(svg));
     CHECK(has(svg, ">dense</text>"));
@@ -116,7 +109,6 @@ TEST_CASE("chart: labels keep their distance and their order", "[examples]") {
     CHECK(places[1] - places[0] >= 10 - 1e-9);
     CHECK(places[3] <= 100);
     const auto crowded = support::spread(std::vector<double>(50, 99), 10, 0, 100);
-    for (const double p : crowded)
-        CHECK((p >= -1e-9 && p <= 100 + 1e-9));
+    for (const double p : crowded) CHECK((p >= -1e-9 && p <= 100 + 1e-9));
     CHECK(support::spread({}, 10, 0, 100).empty());
 }

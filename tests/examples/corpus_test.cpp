@@ -17,8 +17,7 @@ struct scratch {
     scratch() {
         for (int i = 0;; ++i) {
             path = fs::temp_directory_path() / ("mox_corpus_test_" + std::to_string(i));
-            if (fs::create_directory(path))
-                return;
+            if (fs::create_directory(path)) return;
         }
     }
     ~scratch() {
@@ -47,8 +46,7 @@ bool has(std::string_view text, std::string_view part) { return text.find(part) 
 
 std::string all_bytes(std::size_t n) {
     std::string text;
-    for (std::size_t i = 0; i < n; ++i)
-        text += static_cast<char>(static_cast<unsigned char>(i % 256));
+    for (std::size_t i = 0; i < n; ++i) text += static_cast<char>(static_cast<unsigned char>(i % 256));
     return text;
 }
 
@@ -59,8 +57,7 @@ TEST_CASE("corpus: any bytes arrive unchanged and are split at the end", "[examp
     const std::string text = all_bytes(512);
     const auto c = support::read_files(std::vector{folder.file("bytes", text)}, small);
     REQUIRE(c.bytes.size() == 512);
-    for (std::size_t i = 0; i < 512; ++i)
-        REQUIRE(c.bytes[i] == i % 256);
+    for (std::size_t i = 0; i < 512; ++i) REQUIRE(c.bytes[i] == i % 256);
     CHECK(c.validation().size() == 51);
     CHECK(c.training().size() == 461);
     CHECK(c.validation().data() == c.training().data() + 461);

@@ -24,8 +24,7 @@ TEST_CASE("progress: a terminal sees at most ten redraws a second and a clean en
     std::ostringstream out;
     {
         support::progress bar("dense", 1000, {.out = &out, .terminal = true, .utf8 = false}, at(0));
-        for (int i = 1; i <= 1000; ++i)
-            bar.update(i, 2.5, 512.0 * i, at(i));  // one second
+        for (int i = 1; i <= 1000; ++i) bar.update(i, 2.5, 512.0 * i, at(i));  // one second
         const std::string text = out.str();
         const auto redraws = std::count(text.begin(), text.end(), '\r');
         CHECK(redraws >= 8);
@@ -39,8 +38,7 @@ TEST_CASE("progress: a terminal sees at most ten redraws a second and a clean en
 TEST_CASE("progress: a file gets few plain lines", "[examples]") {
     std::ostringstream out;
     support::progress bar("experts", 600, {.out = &out, .terminal = false, .utf8 = true}, at(0));
-    for (int i = 1; i <= 600; ++i)
-        bar.update(i, 2.5, 512.0 * i, at(i * 100));  // a minute
+    for (int i = 1; i <= 600; ++i) bar.update(i, 2.5, 512.0 * i, at(i * 100));  // a minute
     bar.finish(at(60'000));
     const std::string text = out.str();
     const auto lines = std::count(text.begin(), text.end(), '\n');

@@ -16,8 +16,7 @@ bool has(std::string_view text, std::string_view part) { return text.find(part) 
 
 std::size_t count(std::string_view text, std::string_view part) {
     std::size_t n = 0;
-    for (std::size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1))
-        ++n;
+    for (std::size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1)) ++n;
     return n;
 }
 
@@ -53,8 +52,7 @@ TEST_CASE("routing page: text and names cannot become markup", "[examples]") {
 
 TEST_CASE("routing page: every byte value has one visible cell", "[examples]") {
     std::string text;
-    for (int i = 0; i < 256; ++i)
-        text += static_cast<char>(static_cast<unsigned char>(i));
+    for (int i = 0; i < 256; ++i) text += static_cast<char>(static_cast<unsigned char>(i));
     const std::string html = page(network(text));
     CHECK(count(html, "<i>") + count(html, "<i ") == 256);
     CHECK(has(html, "<i class=\"h\">00</i>"));
@@ -62,8 +60,7 @@ TEST_CASE("routing page: every byte value has one visible cell", "[examples]") {
     CHECK(has(html, "<i class=\"s\">\u00b7</i>"));
     CHECK(has(html, "<i class=\"s\">\u23ce</i><br>"));
     CHECK(has(html, "<i class=\"s\">\u2192</i>"));
-    for (const char c : html)
-        REQUIRE((static_cast<unsigned char>(c) >= 0x20 || c == '\n'));
+    for (const char c : html) REQUIRE((static_cast<unsigned char>(c) >= 0x20 || c == '\n'));
 }
 
 TEST_CASE("routing page: UTF-8 is grouped, what hides or turns text is not drawn", "[examples]") {

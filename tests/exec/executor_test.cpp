@@ -56,14 +56,17 @@ TEST_CASE("executor: ranges cover everything once, at the asked multiples and le
                 for (const index_t multiple : {index_t{1}, index_t{16}}) {
                     std::vector<int> seen(static_cast<std::size_t>(size), 0);
                     index_t pieces = 0;
-                    parallel_ranges(host, size, least, [&](index_t begin, index_t end) {
-                        ++pieces;
-                        CHECK(begin < end);
-                        CHECK(begin % multiple == 0);
-                        // Only the last piece may be shorter.
-                        CHECK((end - begin >= std::min(least, size) || end == size));
-                        for (index_t i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
-                    }, multiple);
+                    parallel_ranges(
+                        host, size, least,
+                        [&](index_t begin, index_t end) {
+                            ++pieces;
+                            CHECK(begin < end);
+                            CHECK(begin % multiple == 0);
+                            // Only the last piece may be shorter.
+                            CHECK((end - begin >= std::min(least, size) || end == size));
+                            for (index_t i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+                        },
+                        multiple);
                     CHECK(seen == std::vector<int>(static_cast<std::size_t>(size), 1));
                     CHECK(pieces <= (threads == 1 ? 1 : 4 * threads));
                 }

@@ -27,9 +27,11 @@ TEST_CASE("thread pool: an exception reaches the caller, and the pool works on",
     for (const index_t threads : {index_t{1}, index_t{3}}) {
         thread_pool pool(threads);
         for (int round = 0; round < 20; ++round) {
-            CHECK_THROWS_AS(pool.run(50, [](index_t i) {
-                if (i == 17) throw std::out_of_range("17");
-            }), std::out_of_range);
+            CHECK_THROWS_AS(pool.run(50,
+                                     [](index_t i) {
+                                         if (i == 17) throw std::out_of_range("17");
+                                     }),
+                            std::out_of_range);
             std::atomic<int> count{0};
             pool.run(10, [&](index_t) { ++count; });
             CHECK(count == 10);

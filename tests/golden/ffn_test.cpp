@@ -18,7 +18,8 @@ double distance(const std::vector<T>& got, const std::vector<double>& expected) 
     REQUIRE(got.size() == expected.size());
     double worst = 0;
     for (std::size_t i = 0; i < got.size(); ++i) {
-        const double d = std::abs(static_cast<double>(got[i]) - expected[i]) / std::max(1.0, std::abs(expected[i]));
+        const double d =
+            std::abs(static_cast<double>(got[i]) - expected[i]) / std::max(1.0, std::abs(expected[i]));
         worst = std::isnan(d) ? 1e300 : std::max(worst, d);
     }
     return worst;
@@ -58,7 +59,8 @@ void check_ffn(const std::string& name, double bound) {
     CHECK(distance(flat<T>(y), g.tensor("out.y").values) < bound);
 
     const std::vector<T> dy = as<T>(g.tensor("in.dy").values);
-    for (mox::index_t i = 0; i < n; ++i) std::copy_n(dy.data() + i * Net::out, Net::out, tape.output_grad().row(i));
+    for (mox::index_t i = 0; i < n; ++i)
+        std::copy_n(dy.data() + i * Net::out, Net::out, tape.output_grad().row(i));
     std::vector<T> dx(x.size());
     mox::backward<Net, T>(weights, tape, grads, mox::matrix_view<T>(dx.data(), n, Net::in));
     CHECK(distance(dx, g.tensor("grad.in.x").values) < bound);
@@ -102,7 +104,8 @@ TEST_CASE("golden reader refuses damaged files", "[golden]") {
     CHECK_THROWS(golden("ok", file(one, 16)).tensor("b"));
     CHECK_THROWS(golden("ok", file(one, 16)).integers("a"));
     CHECK_THROWS(golden("short data", file(one, 15)).tensor("a"));
-    CHECK_THROWS(golden("wrong shape", file(R"({"a":{"dtype":"F64","shape":[3],"data_offsets":[0,16]}})", 16)).tensor("a"));
+    CHECK_THROWS(golden("wrong shape", file(R"({"a":{"dtype":"F64","shape":[3],"data_offsets":[0,16]}})", 16))
+                     .tensor("a"));
     CHECK_THROWS(golden("no json", file("{", 0)));
     CHECK_THROWS(golden("empty", std::vector<char>{}));
     CHECK_THROWS(golden("long header", std::vector<char>{'\x7f', 0, 0, 0, 0, 0, 0, 0, '{', '}'}));

@@ -10,8 +10,8 @@
 #include "../support/catch.hpp"
 #include "../support/golden.hpp"
 
-using mox_test::golden;
 using mox::index_t;
+using mox_test::golden;
 
 namespace {
 
@@ -20,7 +20,8 @@ double distance(const std::vector<T>& got, const std::vector<double>& expected) 
     REQUIRE(got.size() == expected.size());
     double worst = 0;
     for (std::size_t i = 0; i < got.size(); ++i) {
-        const double d = std::abs(static_cast<double>(got[i]) - expected[i]) / std::max(1.0, std::abs(expected[i]));
+        const double d =
+            std::abs(static_cast<double>(got[i]) - expected[i]) / std::max(1.0, std::abs(expected[i]));
         worst = std::isnan(d) ? 1e300 : std::max(worst, d);
     }
     return worst;
@@ -40,8 +41,8 @@ std::vector<T> flat(mox::matrix_view<const T> m) {
 
 using named_values = std::vector<std::pair<std::string, std::vector<double>>>;
 
-// Runs a network on a case: output, choices, balance loss, and the gradients of the task and of the balance loss
-// apart. `tensors(prefix)` gives path and values of all tensors of the network from "<prefix><name>".
+// Runs a network on a case: output, choices, balance loss, and the gradients of the task and of the balance
+// loss apart. `tensors(prefix)` gives path and values of all tensors of the network from "<prefix><name>".
 template <class Net, class T, class Tensors>
 void check_network(const golden& g, const mox::batch& rows, const Tensors& tensors, double bound) {
     mox::params<Net, T> weights, grads;
@@ -70,7 +71,8 @@ void check_network(const golden& g, const mox::batch& rows, const Tensors& tenso
     CHECK(distance(flat<T>(y), g.tensor("out.y").values) < bound);
     CHECK(tape.aux_loss() == T(0));
     const std::vector<T> dy = as<T>(g.tensor("in.dy").values);
-    for (index_t i = 0; i < n; ++i) std::copy_n(dy.data() + i * Net::out, Net::out, tape.output_grad().row(i));
+    for (index_t i = 0; i < n; ++i)
+        std::copy_n(dy.data() + i * Net::out, Net::out, tape.output_grad().row(i));
     mox::backward<Net, T>(weights, tape, grads, dinput);
     compare("grad.");
 
@@ -83,7 +85,8 @@ void check_network(const golden& g, const mox::batch& rows, const Tensors& tenso
         std::vector<index_t> a, b;
         for (index_t j = 0; j < routing.slots; ++j) {
             a.push_back(routing.chosen[t * routing.slots + j]);
-            b.push_back(static_cast<index_t>(expected_choices[static_cast<std::size_t>(t * routing.slots + j)]));
+            b.push_back(
+                static_cast<index_t>(expected_choices[static_cast<std::size_t>(t * routing.slots + j)]));
         }
         std::sort(a.begin(), a.end());
         std::sort(b.begin(), b.end());
@@ -107,12 +110,13 @@ void check_deepseek(const std::string& name, double bound) {
         return {{"router", mox_test::transposed(g.tensor(prefix + "router"))},
                 {"gate_up", mox_test::gate_and_up(g.tensor(prefix + "gate"), g.tensor(prefix + "up"))},
                 {"down", mox_test::transposed(g.tensor(prefix + "down"))},
-                {"0.gate_up", mox_test::gate_and_up(g.tensor(prefix + "shared_gate"), g.tensor(prefix + "shared_up"))},
+                {"0.gate_up",
+                 mox_test::gate_and_up(g.tensor(prefix + "shared_gate"), g.tensor(prefix + "shared_up"))},
                 {"0.down", mox_test::transposed(g.tensor(prefix + "shared_down"))}};
     };
     const auto shape = g.tensor("in.x").shape;
-    check_network<Net, T>(g, mox::batch::equal(static_cast<index_t>(shape[0]), static_cast<index_t>(shape[1])),
-                          tensors, bound);
+    check_network<Net, T>(
+        g, mox::batch::equal(static_cast<index_t>(shape[0]), static_cast<index_t>(shape[1])), tensors, bound);
 }
 
 // Products of up to 13 terms through two experts and a softmax, in float.
@@ -120,14 +124,16 @@ constexpr double float_bound = 1e-5;
 
 using basic = mox::moe<mox::experts<5, mox::swiglu<12, 6>>, mox::route::top_k<2>, mox::gate::softmax,
                        mox::balance::load<mox::coefficient{0.01}>, mox::shared<mox::swiglu<12, 12>>>;
-using idle = mox::moe<mox::experts<4, mox::swiglu<8, 5>>, mox::route::top_k<2>, mox::gate::renormalised,
-                      mox::balance::load_per_sequence<mox::coefficient{0.003}>, mox::shared<mox::swiglu<8, 5>>>;
-using seqaux = mox::moe<mox::experts<6, mox::swiglu<10, 5>>, mox::route::top_k<3>, mox::gate::softmax,
-                        mox::balance::load_per_sequence<mox::coefficient{0.001}>, mox::shared<mox::swiglu<10, 5>>>;
-using widenet =
-    mox::residual<mox::layer_norm<8, mox::coefficient{1e-6}>,
-                  mox::moe<mox::experts<3, mox::mlp<8, 4, mox::activation::gelu, mox::bias::with>>,
-                           mox::route::top_k<1>, mox::gate::softmax, mox::balance::load<mox::coefficient{1.0}>>>;
+using idle =
+    mox::moe<mox::experts<4, mox::swiglu<8, 5>>, mox::route::top_k<2>, mox::gate::renormalised,
+             mox::balance::load_per_sequence<mox::coefficient{0.003}>, mox::shared<mox::swiglu<8, 5>>>;
+using seqaux =
+    mox::moe<mox::experts<6, mox::swiglu<10, 5>>, mox::route::top_k<3>, mox::gate::softmax,
+             mox::balance::load_per_sequence<mox::coefficient{0.001}>, mox::shared<mox::swiglu<10, 5>>>;
+using widenet = mox::residual<
+    mox::layer_norm<8, mox::coefficient{1e-6}>,
+    mox::moe<mox::experts<3, mox::mlp<8, 4, mox::activation::gelu, mox::bias::with>>, mox::route::top_k<1>,
+             mox::gate::softmax, mox::balance::load<mox::coefficient{1.0}>>>;
 
 }  // namespace
 
@@ -176,7 +182,8 @@ void check_prmoe(const std::string& name) {
     const std::vector<double> x = g.tensor("in.x").values;
     const auto n = static_cast<index_t>(g.tensor("in.x").shape[0]);
     mox::tape<Net, double> tape;
-    const auto y = mox::forward<Net, double>(weights, mox::matrix_view<const double>(x.data(), n, Net::in), tape);
+    const auto y =
+        mox::forward<Net, double>(weights, mox::matrix_view<const double>(x.data(), n, Net::in), tape);
     CHECK(distance(flat<double>(y), g.tensor("out.moe").values) < 1e-12);
     CHECK(std::abs(tape.aux_loss() - g.tensor("loss.balance").values.at(0)) < 1e-12);
 
@@ -197,8 +204,9 @@ void check_prmoe(const std::string& name) {
 }
 
 template <index_t D, index_t H, class Capacity>
-using prmoe = mox::moe<mox::experts<4, mox::mlp<D, H, mox::activation::gelu, mox::bias::with>>, mox::route::top_k<1>,
-                       mox::gate::softmax, Capacity, mox::balance::load<mox::coefficient{1.0}>>;
+using prmoe =
+    mox::moe<mox::experts<4, mox::mlp<D, H, mox::activation::gelu, mox::bias::with>>, mox::route::top_k<1>,
+             mox::gate::softmax, Capacity, mox::balance::load<mox::coefficient{1.0}>>;
 
 }  // namespace
 

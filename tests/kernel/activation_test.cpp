@@ -13,14 +13,25 @@ namespace {
 const double pi = std::acos(-1.0);
 
 // Values in extended precision, derivatives by central differences of them.
-struct plain_identity { static long double at(long double a) { return a; } };
-struct plain_relu { static long double at(long double a) { return a > 0 ? a : 0; } };
-struct plain_relu_squared { static long double at(long double a) { return a > 0 ? a * a : 0; } };
-struct plain_silu { static long double at(long double a) { return a / (1 + std::exp(-a)); } };
-struct plain_gelu { static long double at(long double a) { return 0.5L * a * std::erfc(-a / std::sqrt(2.0L)); } };
+struct plain_identity {
+    static long double at(long double a) { return a; }
+};
+struct plain_relu {
+    static long double at(long double a) { return a > 0 ? a : 0; }
+};
+struct plain_relu_squared {
+    static long double at(long double a) { return a > 0 ? a * a : 0; }
+};
+struct plain_silu {
+    static long double at(long double a) { return a / (1 + std::exp(-a)); }
+};
+struct plain_gelu {
+    static long double at(long double a) { return 0.5L * a * std::erfc(-a / std::sqrt(2.0L)); }
+};
 struct plain_gelu_tanh {
     static long double at(long double a) {
-        return 0.5L * a * (1 + std::tanh(std::sqrt(2.0L / static_cast<long double>(pi)) * (a + 0.044715L * a * a * a)));
+        return 0.5L * a *
+               (1 + std::tanh(std::sqrt(2.0L / static_cast<long double>(pi)) * (a + 0.044715L * a * a * a)));
     }
 };
 
@@ -51,10 +62,14 @@ void check_activation(double bound, double derivative_bound) {
         const double expected = static_cast<double>(Plain::at(a));
         const double slope = static_cast<double>((Plain::at(a + 1e-6L) - Plain::at(a - 1e-6L)) / 2e-6L);
         CAPTURE(in[i]);
-        CHECK(std::abs(static_cast<double>(value[i]) - expected) <= bound * std::max(1.0, std::abs(expected)));
-        CHECK(std::abs(static_cast<double>(Act::value(in[i])) - expected) <= bound * std::max(1.0, std::abs(expected)));
-        CHECK(std::abs(static_cast<double>(derivative[i]) - slope) <= derivative_bound * std::max(1.0, std::abs(slope)));
-        CHECK(std::abs(static_cast<double>(Act::derivative(in[i])) - slope) <= derivative_bound * std::max(1.0, std::abs(slope)));
+        CHECK(std::abs(static_cast<double>(value[i]) - expected) <=
+              bound * std::max(1.0, std::abs(expected)));
+        CHECK(std::abs(static_cast<double>(Act::value(in[i])) - expected) <=
+              bound * std::max(1.0, std::abs(expected)));
+        CHECK(std::abs(static_cast<double>(derivative[i]) - slope) <=
+              derivative_bound * std::max(1.0, std::abs(slope)));
+        CHECK(std::abs(static_cast<double>(Act::derivative(in[i])) - slope) <=
+              derivative_bound * std::max(1.0, std::abs(slope)));
     }
     const T absent = std::numeric_limits<T>::quiet_NaN();
     std::vector<T> v, d;

@@ -26,8 +26,8 @@ struct problem {
     guarded_rows<T> q, k, v, dout;
 
     problem(const kernel::attention_shape& s, const std::vector<lengths>& cuts)
-        : shape(s), q(total(cuts, true), s.heads * s.head_dim, 1), k(total(cuts, false), s.kv_heads * s.head_dim, 2),
-          v(k.rows, k.cols, 3), dout(q.rows, q.cols, 4) {
+        : shape(s), q(total(cuts, true), s.heads * s.head_dim, 1),
+          k(total(cuts, false), s.kv_heads * s.head_dim, 2), v(k.rows, k.cols, 3), dout(q.rows, q.cols, 4) {
         for (const auto& c : cuts) {
             query.push_back(static_cast<row_t>(query.back() + c.queries));
             key.push_back(static_cast<row_t>(key.back() + c.keys));
@@ -38,7 +38,9 @@ struct problem {
         for (const auto& c : cuts) n += queries ? c.queries : c.keys;
         return n;
     }
-    kernel::attention_rows rows() const { return {query.data(), key.data(), static_cast<index_t>(query.size()) - 1}; }
+    kernel::attention_rows rows() const {
+        return {query.data(), key.data(), static_cast<index_t>(query.size()) - 1};
+    }
 };
 
 struct results {
@@ -88,10 +90,13 @@ results plain(const problem<T>& p) {
                     mean += weight * x;
                 }
                 for (index_t j = 0; j < visible; ++j) {
-                    const double ds = std::exp(score[static_cast<std::size_t>(j)] - lse) * (dp[static_cast<std::size_t>(j)] - mean) * p.shape.scale;
+                    const double ds = std::exp(score[static_cast<std::size_t>(j)] - lse) *
+                                      (dp[static_cast<std::size_t>(j)] - mean) * p.shape.scale;
                     for (index_t c = 0; c < d; ++c) {
-                        r.dq[static_cast<std::size_t>(row * H * d + h * d + c)] += ds * p.k(p.key[s] + j, g * d + c);
-                        r.dk[static_cast<std::size_t>((p.key[s] + j) * G * d + g * d + c)] += ds * p.q(row, h * d + c);
+                        r.dq[static_cast<std::size_t>(row * H * d + h * d + c)] +=
+                            ds * p.k(p.key[s] + j, g * d + c);
+                        r.dk[static_cast<std::size_t>((p.key[s] + j) * G * d + g * d + c)] +=
+                            ds * p.q(row, h * d + c);
                     }
                 }
             }
@@ -125,7 +130,8 @@ double difference(const std::vector<T>& a, const std::vector<double>& b) {
 
 template <class T>
 void compare(const kernel::attention_shape& shape, const std::vector<lengths>& cuts, double bound) {
-    CAPTURE(shape.heads, shape.kv_heads, shape.head_dim, shape.causal, cuts.size(), cuts[0].queries, cuts[0].keys);
+    CAPTURE(shape.heads, shape.kv_heads, shape.head_dim, shape.causal, cuts.size(), cuts[0].queries,
+            cuts[0].keys);
     problem<T> p(shape, cuts);
     const results expected = plain(p);
     thread_pool pool(3);
@@ -133,16 +139,19 @@ void compare(const kernel::attention_shape& shape, const std::vector<lengths>& c
     for (const bool with_received : {true, false}) {
         for (const executor_ref exec : {executor_ref(), executor_ref(pool)}) {
             arena scratch;
-            guarded_rows<T> out(p.q.rows, p.q.cols, 5), dq(p.q.rows, p.q.cols, 6), dk(p.k.rows, p.k.cols, 7), dv = dk;
-            std::vector<T> lse(static_cast<std::size_t>(p.q.rows * shape.heads)), received(static_cast<std::size_t>(p.k.rows), T(9));
-            kernel::attention_forward<T>(exec, scratch, shape, p.rows(), p.q.view(), p.k.view(), p.v.view(), out.view(), lse.data(),
-                                         with_received ? received.data() : nullptr);
+            guarded_rows<T> out(p.q.rows, p.q.cols, 5), dq(p.q.rows, p.q.cols, 6), dk(p.k.rows, p.k.cols, 7),
+                dv = dk;
+            std::vector<T> lse(static_cast<std::size_t>(p.q.rows * shape.heads)),
+                received(static_cast<std::size_t>(p.k.rows), T(9));
+            kernel::attention_forward<T>(exec, scratch, shape, p.rows(), p.q.view(), p.k.view(), p.v.view(),
+                                         out.view(), lse.data(), with_received ? received.data() : nullptr);
             CHECK(difference(out, expected.out) < bound);
             CHECK(difference(lse, expected.lse) < bound);
             CHECK(out.guards_hold());
             if (with_received) CHECK(difference(received, expected.received) < bound);
-            kernel::attention_backward<T>(exec, scratch, shape, p.rows(), p.q.view(), p.k.view(), p.v.view(), out.view(), lse.data(),
-                                          p.dout.view(), dq.view(), dk.view(), dv.view());
+            kernel::attention_backward<T>(exec, scratch, shape, p.rows(), p.q.view(), p.k.view(), p.v.view(),
+                                          out.view(), lse.data(), p.dout.view(), dq.view(), dk.view(),
+                                          dv.view());
             CHECK(difference(dq, expected.dq) < bound);
             CHECK(difference(dk, expected.dk) < bound);
             CHECK(difference(dv, expected.dv) < bound);
@@ -151,10 +160,13 @@ void compare(const kernel::attention_shape& shape, const std::vector<lengths>& c
             CHECK(dv.guards_hold());
             // Bit-identical for any number of threads.
             std::vector<T> all = out.values;
-            for (const auto* more : {&dq.values, &dk.values, &dv.values}) all.insert(all.end(), more->begin(), more->end());
+            for (const auto* more : {&dq.values, &dk.values, &dv.values})
+                all.insert(all.end(), more->begin(), more->end());
             if (with_received) all.insert(all.end(), received.begin(), received.end());
-            if (exec.concurrency() == 1) serial_out = all;
-            else CHECK(all == serial_out);
+            if (exec.concurrency() == 1)
+                serial_out = all;
+            else
+                CHECK(all == serial_out);
         }
     }
 }
@@ -163,7 +175,8 @@ void compare(const kernel::attention_shape& shape, const std::vector<lengths>& c
 
 TEST_CASE("attention kernel: against the full map", "[kernel][attention]") {
     for (const bool causal : {true, false}) {
-        for (const index_t n : {index_t{0}, index_t{1}, index_t{2}, index_t{5}, index_t{63}, index_t{64}, index_t{65}, index_t{130}}) {
+        for (const index_t n : {index_t{0}, index_t{1}, index_t{2}, index_t{5}, index_t{63}, index_t{64},
+                                index_t{65}, index_t{130}}) {
             compare<double>({2, 2, 5, causal, 0.4}, {{n, n}}, 1e-12);
             compare<float>({2, 1, 16, causal, 0.25}, {{n, n}}, 2e-4);
         }

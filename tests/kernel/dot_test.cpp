@@ -31,8 +31,8 @@ void check_shape(index_t rows, index_t cols, executor_ref exec, double bound) {
         for (const bool wanted : {true, false}) {
             dx = before;
             std::vector<T> dw(static_cast<std::size_t>(cols) + 1, T(2));
-            kernel::dot_rows_backward<T>(exec, x.view(), w.values.data(), dout.data(), wanted ? dx.view() : matrix_view<T>{},
-                                         dw.data(), accumulate);
+            kernel::dot_rows_backward<T>(exec, x.view(), w.values.data(), dout.data(),
+                                         wanted ? dx.view() : matrix_view<T>{}, dw.data(), accumulate);
             for (index_t j = 0; j < cols; ++j) {
                 double sum = accumulate ? 2 : 0;
                 for (index_t t = 0; t < rows; ++t) {

@@ -27,7 +27,9 @@ void check_shape(index_t rows, index_t cols, executor_ref exec) {
     b = before;
     kernel::add_rows<T>(exec, a.view(), b.view());
     for (index_t i = 0; i < rows; ++i) {
-        for (index_t j = 0; j < cols; ++j) fits = fits && b.view()(i, j) == before.values[static_cast<std::size_t>(i * b.stride + j)] + a.view()(i, j);
+        for (index_t j = 0; j < cols; ++j)
+            fits = fits && b.view()(i, j) ==
+                               before.values[static_cast<std::size_t>(i * b.stride + j)] + a.view()(i, j);
     }
     CHECK(fits);
     CHECK(b.guards_hold());
@@ -45,7 +47,8 @@ void check_shape(index_t rows, index_t cols, executor_ref exec) {
     kernel::add_vector_rows<T>(exec, vector.data(), b.view());
     for (index_t i = 0; i < rows; ++i) {
         for (index_t j = 0; j < cols; ++j) {
-            fits = fits && b.view()(i, j) == before.values[static_cast<std::size_t>(i * b.stride + j)] + vector[static_cast<std::size_t>(j)];
+            fits = fits && b.view()(i, j) == before.values[static_cast<std::size_t>(i * b.stride + j)] +
+                                                 vector[static_cast<std::size_t>(j)];
         }
     }
     CHECK(fits);

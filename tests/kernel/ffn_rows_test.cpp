@@ -28,29 +28,39 @@ void check_rows(index_t hidden, double bound) {
     std::vector<double> a, u, d;
     for (index_t j = 0; j < hidden; ++j) {
         a.push_back(static_cast<double>(static_cast<T>(numbers.normal(static_cast<std::uint64_t>(3 * j)))));
-        u.push_back(static_cast<double>(static_cast<T>(numbers.normal(static_cast<std::uint64_t>(3 * j + 1)))));
-        d.push_back(static_cast<double>(static_cast<T>(numbers.normal(static_cast<std::uint64_t>(3 * j + 2)))));
+        u.push_back(
+            static_cast<double>(static_cast<T>(numbers.normal(static_cast<std::uint64_t>(3 * j + 1)))));
+        d.push_back(
+            static_cast<double>(static_cast<T>(numbers.normal(static_cast<std::uint64_t>(3 * j + 2)))));
     }
     for (const bool gated : {true, false}) {
-        const auto column = [&](index_t j, index_t part) { return gated ? layout::gated_column(hidden, j, part) : j; };
+        const auto column = [&](index_t j, index_t part) {
+            return gated ? layout::gated_column(hidden, j, part) : j;
+        };
         const index_t padded = gated ? layout::padded_gated(hidden) : layout::padded(hidden);
-        std::vector<T> pre(static_cast<std::size_t>(padded), T(0)), dh(static_cast<std::size_t>(hidden) + 1, T(-50));
+        std::vector<T> pre(static_cast<std::size_t>(padded), T(0)),
+            dh(static_cast<std::size_t>(hidden) + 1, T(-50));
         for (index_t j = 0; j < hidden; ++j) {
             const auto i = static_cast<std::size_t>(j);
             pre[static_cast<std::size_t>(column(j, 0))] = static_cast<T>(a[i]);
             if (gated) pre[static_cast<std::size_t>(column(j, 1))] = static_cast<T>(u[i]);
             dh[i] = static_cast<T>(d[i]);
         }
-        const T dot = gated ? kernel::gated_backward_row<T, arch, activation::silu>(pre.data(), dh.data(), hidden, static_cast<T>(g))
-                            : kernel::plain_backward_row<T, arch, activation::silu>(pre.data(), dh.data(), hidden, static_cast<T>(g));
+        const T dot = gated ? kernel::gated_backward_row<T, arch, activation::silu>(pre.data(), dh.data(),
+                                                                                    hidden, static_cast<T>(g))
+                            : kernel::plain_backward_row<T, arch, activation::silu>(
+                                  pre.data(), dh.data(), hidden, static_cast<T>(g));
         double expected = 0;
         for (index_t j = 0; j < hidden; ++j) {
             const auto i = static_cast<std::size_t>(j);
             const double up = gated ? u[i] : 1, h = silu(a[i]) * up;
             expected += d[i] * h;
             CHECK(std::abs(static_cast<double>(dh[i]) - g * h) < bound);
-            CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 0))]) - g * d[i] * up * silu_slope(a[i])) < bound);
-            if (gated) CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 1))]) - g * d[i] * silu(a[i])) < bound);
+            CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 0))]) -
+                           g * d[i] * up * silu_slope(a[i])) < bound);
+            if (gated)
+                CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 1))]) -
+                               g * d[i] * silu(a[i])) < bound);
         }
         CHECK(std::abs(static_cast<double>(dot) - expected) < 10 * bound);
         // No write behind the valid hidden units.
@@ -61,7 +71,8 @@ void check_rows(index_t hidden, double bound) {
 }  // namespace
 
 TEST_CASE("ffn rows: backward of one slot against plain loops", "[kernel][ffn_rows]") {
-    for (const index_t hidden : {index_t{1}, index_t{7}, index_t{16}, index_t{33}, index_t{64}, index_t{75}}) {
+    for (const index_t hidden :
+         {index_t{1}, index_t{7}, index_t{16}, index_t{33}, index_t{64}, index_t{75}}) {
         check_rows<double>(hidden, 1e-13);
         check_rows<float>(hidden, 5e-6);
     }

@@ -27,12 +27,16 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
     guarded_rows<T> x(rows, in, 2), dy(rows, out, 3);
     const index_t begin = rows / 4, end = rows - rows / 5;
     bool fits = true;
-    const auto close = [&](double a, double b) { fits = fits && std::abs(a - b) <= bound * std::max(1.0, std::abs(b)); };
+    const auto close = [&](double a, double b) {
+        fits = fits && std::abs(a - b) <= bound * std::max(1.0, std::abs(b));
+    };
     for (const bool accumulate : {false, true}) {
         guarded_rows<T> y(rows, out, 4), dx(rows, in, 5);
         const guarded_rows<T> y0 = y, dx0 = dx;
-        kernel::product<T, arch>(from(x), begin, end, w.view(), 0, w.view().panels(), {y.view(), out, nullptr, accumulate});
-        kernel::product_transposed<T, arch>(from(dy), out, begin, end, w.view(), in / 3, in, {dx.view(), in, nullptr, accumulate});
+        kernel::product<T, arch>(from(x), begin, end, w.view(), 0, w.view().panels(),
+                                 {y.view(), out, nullptr, accumulate});
+        kernel::product_transposed<T, arch>(from(dy), out, begin, end, w.view(), in / 3, in,
+                                            {dx.view(), in, nullptr, accumulate});
         for (index_t i = 0; i < rows; ++i) {
             const bool inside = begin <= i && i < end;
             for (index_t n = 0; n < out; ++n) {
@@ -52,7 +56,8 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
         panel_matrices<T> dw(1, in, out, 6);
         const auto view = dw.view();
         for (index_t p = 0; p < view.panels(); ++p) {
-            kernel::weight_gradient<T, arch>(from(x), from(dy), out, begin, end, view, p, 0, in / 2, accumulate);
+            kernel::weight_gradient<T, arch>(from(x), from(dy), out, begin, end, view, p, 0, in / 2,
+                                             accumulate);
         }
         for (index_t k = 0; k < in; ++k) {
             for (index_t n = 0; n < out; ++n) {
@@ -67,22 +72,24 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
     // Tiles as the epilogues see them, each value once.
     std::vector<int> seen(static_cast<std::size_t>(rows * w.padded), 0);
     constexpr index_t W = kernel::panel_width<T>;
-    kernel::product_tiles<T, arch>(from(x), begin, end, kernel::panel_view<const T>(w.view()), 0,
-                                   w.view().panels(), [&](index_t row, index_t count, index_t panel, const T* tile, index_t width) {
-                                       for (index_t r = 0; r < count; ++r) {
-                                           for (index_t j = 0; j < width; ++j) {
-                                               const index_t n = panel * W + j;
-                                               ++seen[static_cast<std::size_t>((row + r) * w.padded + n)];
-                                               double sum = 0;
-                                               for (index_t k = 0; n < out && k < in; ++k) sum += x(row + r, k) * w.at(0, k, n);
-                                               close(static_cast<double>(tile[r * W + j]), sum);
-                                           }
-                                       }
-                                   });
+    kernel::product_tiles<T, arch>(
+        from(x), begin, end, kernel::panel_view<const T>(w.view()), 0, w.view().panels(),
+        [&](index_t row, index_t count, index_t panel, const T* tile, index_t width) {
+            for (index_t r = 0; r < count; ++r) {
+                for (index_t j = 0; j < width; ++j) {
+                    const index_t n = panel * W + j;
+                    ++seen[static_cast<std::size_t>((row + r) * w.padded + n)];
+                    double sum = 0;
+                    for (index_t k = 0; n < out && k < in; ++k) sum += x(row + r, k) * w.at(0, k, n);
+                    close(static_cast<double>(tile[r * W + j]), sum);
+                }
+            }
+        });
     CHECK(fits);
     for (index_t i = 0; i < rows; ++i) {
         const int expected = begin <= i && i < end ? 1 : 0;
-        for (index_t n = 0; n < w.padded; ++n) fits = fits && seen[static_cast<std::size_t>(i * w.padded + n)] == expected;
+        for (index_t n = 0; n < w.padded; ++n)
+            fits = fits && seen[static_cast<std::size_t>(i * w.padded + n)] == expected;
     }
     CHECK(fits);
 }
@@ -90,7 +97,8 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
 }  // namespace
 
 TEST_CASE("gemm: products of a unit of work against plain loops", "[kernel][gemm]") {
-    for (const index_t rows : {index_t{0}, index_t{1}, index_t{5}, index_t{6}, index_t{7}, index_t{13}, index_t{300}}) {
+    for (const index_t rows :
+         {index_t{0}, index_t{1}, index_t{5}, index_t{6}, index_t{7}, index_t{13}, index_t{300}}) {
         for (const index_t in : {index_t{1}, index_t{4}, index_t{31}}) {
             for (const index_t out : {index_t{1}, index_t{8}, index_t{17}, index_t{64}, index_t{100}}) {
                 check_shape<double>(rows, in, out, 1e-12);
@@ -108,10 +116,12 @@ TEST_CASE("gemm: a transposed product too wide for its local copy", "[kernel][ge
 TEST_CASE("gemm: a result does not depend on how rows are cut", "[kernel][gemm]") {
     panel_matrices<float> w(1, 37, 50, 1);
     guarded_rows<float> x(23, 37, 2), once(23, 50, 3), pieces = once;
-    kernel::product<float, arch>(from(x), 0, 23, w.view(), 0, w.view().panels(), {once.view(), 50, nullptr, false});
+    kernel::product<float, arch>(from(x), 0, 23, w.view(), 0, w.view().panels(),
+                                 {once.view(), 50, nullptr, false});
     for (index_t i = 0; i < 23; ++i) {
         for (index_t p = 0; p < w.view().panels(); ++p) {
-            kernel::product<float, arch>(from(x), i, i + 1, w.view(), p, p + 1, {pieces.view(), 50, nullptr, false});
+            kernel::product<float, arch>(from(x), i, i + 1, w.view(), p, p + 1,
+                                         {pieces.view(), 50, nullptr, false});
         }
     }
     CHECK(once.values == pieces.values);

@@ -15,7 +15,8 @@ using mox_test::panel_matrices;
 
 namespace {
 
-// Groups of tokens: group e has every token t with (t * 7 + e * 3) % 5 < share, so groups overlap and some are empty.
+// Groups of tokens: group e has every token t with (t * 7 + e * 3) % 5 < share, so groups overlap and some
+// are empty.
 struct groups {
     std::vector<row_t> offsets{0}, tokens;
     groups(index_t count, index_t token_count) {
@@ -37,9 +38,12 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
     panel_matrices<T> w(experts, in, out, 1);
     guarded_rows<T> x(tokens, in, 2), dy(tokens, out, 3), slot_x(g.slots(), in, 4);
     std::vector<T> scale;
-    for (index_t s = 0; s < g.slots(); ++s) scale.push_back(static_cast<T>(0.5 + 0.1 * static_cast<double>(s % 7)));
+    for (index_t s = 0; s < g.slots(); ++s)
+        scale.push_back(static_cast<T>(0.5 + 0.1 * static_cast<double>(s % 7)));
     const kernel::panel_stack<const T, simd::default_arch> stack{w.view()};
-    const auto close = [&](double a, double b) { return std::abs(a - b) <= bound * std::max(1.0, std::abs(b)); };
+    const auto close = [&](double a, double b) {
+        return std::abs(a - b) <= bound * std::max(1.0, std::abs(b));
+    };
     bool fits = true;
 
     for (const bool accumulate : {false, true}) {
@@ -47,13 +51,15 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
             // Gathered tokens to slots.
             guarded_rows<T> y(g.slots(), out, 5);
             const guarded_rows<T> before = y;
-            kernel::grouped_product<T>(exec, g.view(), kernel::row_source<const T>(x.view(), g.tokens.data()), stack,
+            kernel::grouped_product<T>(exec, g.view(), kernel::row_source<const T>(x.view(), g.tokens.data()),
+                                       stack,
                                        {kernel::row_source<T>(y.view()), out, scale.data(), accumulate});
             for (index_t e = 0; e < experts; ++e) {
                 for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
                     for (index_t n = 0; n < out; ++n) {
                         double sum = 0;
-                        for (index_t k = 0; k < in; ++k) sum += x(g.tokens[static_cast<std::size_t>(s)], k) * w.at(e, k, n);
+                        for (index_t k = 0; k < in; ++k)
+                            sum += x(g.tokens[static_cast<std::size_t>(s)], k) * w.at(e, k, n);
                         sum *= static_cast<double>(scale[static_cast<std::size_t>(s)]);
                         fits = fits && close(y(s, n), (accumulate ? before(s, n) : 0) + sum);
                     }
@@ -66,8 +72,9 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
             // Slots added up at their tokens; tokens without a slot become zero.
             guarded_rows<T> y(tokens, out, 5);
             const guarded_rows<T> before = y;
-            kernel::grouped_product_to_tokens<T>(exec, g.view(), g.tokens.data(), kernel::row_source<const T>(slot_x.view()),
-                                                 static_cast<const T*>(scale.data()), stack, y.view(), accumulate);
+            kernel::grouped_product_to_tokens<T>(
+                exec, g.view(), g.tokens.data(), kernel::row_source<const T>(slot_x.view()),
+                static_cast<const T*>(scale.data()), stack, y.view(), accumulate);
             for (index_t t = 0; t < tokens; ++t) {
                 for (index_t n = 0; n < out; ++n) {
                     double sum = accumulate ? before(t, n) : 0;
@@ -75,7 +82,8 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
                         for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
                             if (g.tokens[static_cast<std::size_t>(s)] != t) continue;
                             for (index_t k = 0; k < in; ++k) {
-                                sum += static_cast<double>(scale[static_cast<std::size_t>(s)]) * slot_x(s, k) * w.at(e, k, n);
+                                sum += static_cast<double>(scale[static_cast<std::size_t>(s)]) *
+                                       slot_x(s, k) * w.at(e, k, n);
                             }
                         }
                     }
@@ -89,12 +97,14 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
             // Transposed: gathered tokens to slots, then slots to tokens.
             guarded_rows<T> d(g.slots(), in, 6);
             const guarded_rows<T> before = d;
-            kernel::grouped_transposed<T>(exec, g.view(), kernel::row_source<const T>(dy.view(), g.tokens.data()), out, stack,
+            kernel::grouped_transposed<T>(exec, g.view(),
+                                          kernel::row_source<const T>(dy.view(), g.tokens.data()), out, stack,
                                           {kernel::row_source<T>(d.view()), in, nullptr, accumulate});
             guarded_rows<T> dx(tokens, in, 7), slot_dy(g.slots(), out, 8);
             const guarded_rows<T> dx_before = dx;
-            kernel::grouped_transposed_to_tokens<T>(exec, g.view(), g.tokens.data(), kernel::row_source<const T>(slot_dy.view()),
-                                                    out, stack, dx.view(), accumulate);
+            kernel::grouped_transposed_to_tokens<T>(exec, g.view(), g.tokens.data(),
+                                                    kernel::row_source<const T>(slot_dy.view()), out, stack,
+                                                    dx.view(), accumulate);
             std::vector<double> expected(static_cast<std::size_t>(tokens * in), 0);
             for (index_t e = 0; e < experts; ++e) {
                 for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
@@ -112,7 +122,8 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
             }
             for (index_t t = 0; t < tokens; ++t) {
                 for (index_t k = 0; k < in; ++k) {
-                    fits = fits && close(dx(t, k), expected[static_cast<std::size_t>(t * in + k)] + (accumulate ? dx_before(t, k) : 0));
+                    fits = fits && close(dx(t, k), expected[static_cast<std::size_t>(t * in + k)] +
+                                                       (accumulate ? dx_before(t, k) : 0));
                 }
             }
             CHECK(fits);
@@ -124,7 +135,8 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
             const std::vector<double> before = dw.plain;
             kernel::grouped_weight_gradient<T>(exec, g.view(), kernel::row_source<const T>(slot_x.view()),
                                                kernel::row_source<const T>(dy.view(), g.tokens.data()), out,
-                                               kernel::panel_stack<T, simd::default_arch>{dw.view()}, accumulate);
+                                               kernel::panel_stack<T, simd::default_arch>{dw.view()},
+                                               accumulate);
             for (index_t e = 0; e < experts; ++e) {
                 for (index_t k = 0; k < in; ++k) {
                     for (index_t n = 0; n < dw.padded; ++n) {
@@ -135,7 +147,8 @@ void check_shape(index_t tokens, index_t experts, index_t in, index_t out, execu
                                 sum += slot_x(s, k) * dy(g.tokens[static_cast<std::size_t>(s)], n);
                             }
                             // A group without slots: exactly zero.
-                            if (g.view().begin(e) == g.view().end(e) && !accumulate) fits = fits && dw.view(e)(k, n) == T(0);
+                            if (g.view().begin(e) == g.view().end(e) && !accumulate)
+                                fits = fits && dw.view(e)(k, n) == T(0);
                         } else {
                             // Unused columns of the last panel stay zero.
                             fits = fits && dw.view(e)(k, n) == T(0);
@@ -176,14 +189,18 @@ TEST_CASE("grouped products do not depend on the number of threads", "[kernel][g
     guarded_rows<float> ya(tokens, out, 5), yb = ya, da(tokens, in, 6), db = da, slot_dy(g.slots(), out, 7);
     const kernel::panel_stack<const float, simd::default_arch> stack{w.view()};
     thread_pool pool(3);
-    const auto run = [&](executor_ref exec, guarded_rows<float>& y, guarded_rows<float>& d, panel_matrices<float>& dw) {
-        kernel::grouped_product_to_tokens<float>(exec, g.view(), g.tokens.data(), kernel::row_source<const float>(slot_x.view()),
+    const auto run = [&](executor_ref exec, guarded_rows<float>& y, guarded_rows<float>& d,
+                         panel_matrices<float>& dw) {
+        kernel::grouped_product_to_tokens<float>(exec, g.view(), g.tokens.data(),
+                                                 kernel::row_source<const float>(slot_x.view()),
                                                  static_cast<const float*>(nullptr), stack, y.view(), false);
         kernel::grouped_transposed_to_tokens<float>(exec, g.view(), g.tokens.data(),
-                                                    kernel::row_source<const float>(slot_dy.view()), out, stack, d.view(), true);
+                                                    kernel::row_source<const float>(slot_dy.view()), out,
+                                                    stack, d.view(), true);
         kernel::grouped_weight_gradient<float>(exec, g.view(), kernel::row_source<const float>(slot_x.view()),
-                                               kernel::row_source<const float>(dy.view(), g.tokens.data()), out,
-                                               kernel::panel_stack<float, simd::default_arch>{dw.view()}, true);
+                                               kernel::row_source<const float>(dy.view(), g.tokens.data()),
+                                               out, kernel::panel_stack<float, simd::default_arch>{dw.view()},
+                                               true);
     };
     run(executor_ref(), ya, da, one);
     run(pool, yb, db, three);
@@ -199,13 +216,15 @@ TEST_CASE("grouped: units cover every slot and every piece once", "[kernel][grou
     for (const executor_ref exec : {executor_ref(), executor_ref(pool)}) {
         constexpr index_t width = 10;
         std::vector<int> seen(893 * width, 0);
-        kernel::for_each_unit(exec, g, width, [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
-            const kernel::piece_range p(width, piece, pieces);
-            const bool inside = g.begin(e) <= begin && end <= g.end(e) && begin < end;
-            for (index_t s = begin; inside && s < end; ++s) {
-                for (index_t j = p.begin; j < p.end; ++j) ++seen[static_cast<std::size_t>(s * width + j)];
-            }
-        });
+        kernel::for_each_unit(exec, g, width,
+                              [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
+                                  const kernel::piece_range p(width, piece, pieces);
+                                  const bool inside = g.begin(e) <= begin && end <= g.end(e) && begin < end;
+                                  for (index_t s = begin; inside && s < end; ++s) {
+                                      for (index_t j = p.begin; j < p.end; ++j)
+                                          ++seen[static_cast<std::size_t>(s * width + j)];
+                                  }
+                              });
         CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
     }
 }

@@ -17,20 +17,25 @@ template <class T>
 void check_shape(index_t rows, index_t cols, executor_ref exec, double bound) {
     CAPTURE(rows, cols);
     const double width = static_cast<double>(cols), epsilon = 0.01;
-    guarded_rows<T> x(rows, cols, 1), gain(1, cols, 2), shift(1, cols, 3), dy(rows, cols, 4), y(rows, cols, 5), dx(rows, cols, 6);
-    std::vector<T> rho(static_cast<std::size_t>(rows) + 1, T(7)), statistics(static_cast<std::size_t>(2 * rows) + 1, T(7));
+    guarded_rows<T> x(rows, cols, 1), gain(1, cols, 2), shift(1, cols, 3), dy(rows, cols, 4),
+        y(rows, cols, 5), dx(rows, cols, 6);
+    std::vector<T> rho(static_cast<std::size_t>(rows) + 1, T(7)),
+        statistics(static_cast<std::size_t>(2 * rows) + 1, T(7));
     const T e = static_cast<T>(epsilon);
     for (const bool centred : {false, true}) {
         std::vector<T> dgain(static_cast<std::size_t>(cols) + 1, T(2)), dshift = dgain;
         if (centred) {
-            kernel::layer_norm<T>(exec, x.view(), gain.values.data(), shift.values.data(), e, y.view(), statistics.data());
-            kernel::layer_norm_backward<T>(exec, x.view(), gain.values.data(), statistics.data(), dy.view(), dx.view(),
-                                           dgain.data(), dshift.data(), true);
+            kernel::layer_norm<T>(exec, x.view(), gain.values.data(), shift.values.data(), e, y.view(),
+                                  statistics.data());
+            kernel::layer_norm_backward<T>(exec, x.view(), gain.values.data(), statistics.data(), dy.view(),
+                                           dx.view(), dgain.data(), dshift.data(), true);
         } else {
             kernel::rms_norm<T>(exec, x.view(), gain.values.data(), e, y.view(), rho.data());
-            kernel::rms_norm_backward<T>(exec, x.view(), gain.values.data(), rho.data(), dy.view(), dx.view(), dgain.data(), true);
+            kernel::rms_norm_backward<T>(exec, x.view(), gain.values.data(), rho.data(), dy.view(), dx.view(),
+                                         dgain.data(), true);
         }
-        std::vector<double> expected_gain(static_cast<std::size_t>(cols), 2), expected_shift(static_cast<std::size_t>(cols), 2);
+        std::vector<double> expected_gain(static_cast<std::size_t>(cols), 2),
+            expected_shift(static_cast<std::size_t>(cols), 2);
         for (index_t t = 0; t < rows; ++t) {
             double mean = 0, square = 0, u_mean = 0, un_mean = 0;
             for (index_t j = 0; centred && j < cols; ++j) mean += x(t, j) / width;
@@ -46,12 +51,16 @@ void check_shape(index_t rows, index_t cols, executor_ref exec, double bound) {
             }
             for (index_t j = 0; j < cols; ++j) {
                 const double n = (x(t, j) - mean) * r;
-                CHECK(std::abs(dx(t, j) - r * (dy(t, j) * gain(0, j) - u_mean - n * un_mean)) < bound * std::max(1.0, r));
+                CHECK(std::abs(dx(t, j) - r * (dy(t, j) * gain(0, j) - u_mean - n * un_mean)) <
+                      bound * std::max(1.0, r));
             }
         }
         for (index_t j = 0; j < cols; ++j) {
-            CHECK(std::abs(static_cast<double>(dgain[static_cast<std::size_t>(j)]) - expected_gain[static_cast<std::size_t>(j)]) < 20 * bound);
-            if (centred) CHECK(std::abs(static_cast<double>(dshift[static_cast<std::size_t>(j)]) - expected_shift[static_cast<std::size_t>(j)]) < 20 * bound);
+            CHECK(std::abs(static_cast<double>(dgain[static_cast<std::size_t>(j)]) -
+                           expected_gain[static_cast<std::size_t>(j)]) < 20 * bound);
+            if (centred)
+                CHECK(std::abs(static_cast<double>(dshift[static_cast<std::size_t>(j)]) -
+                               expected_shift[static_cast<std::size_t>(j)]) < 20 * bound);
         }
         CHECK(dgain.back() == T(2));
         CHECK(dshift.back() == T(2));

@@ -20,22 +20,28 @@ void check_rotary(index_t heads, index_t head_dim, kernel::rotary_pairs pairs, d
     // One head more than is rotated: it must stay.
     guarded_rows<T> x(4, (heads + 1) * head_dim, 1);
     const guarded_rows<T> before = x;
-    kernel::rotate_rows<T>(executor_ref(), x.view(), heads, head_dim, positions.data(), table.data(), pairs, false);
+    kernel::rotate_rows<T>(executor_ref(), x.view(), heads, head_dim, positions.data(), table.data(), pairs,
+                           false);
     const bool split = pairs == kernel::rotary_pairs::half_split;
     for (index_t t = 0; t < 4; ++t) {
         for (index_t h = 0; h < heads; ++h) {
             for (index_t i = 0; i < head_dim / 2; ++i) {
-                const double angle = static_cast<double>(positions[static_cast<std::size_t>(t)]) *
-                                     std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-                const index_t a = h * head_dim + (split ? i : 2 * i), b = h * head_dim + (split ? i + head_dim / 2 : 2 * i + 1);
-                CHECK(std::abs(x(t, a) - (before(t, a) * std::cos(angle) - before(t, b) * std::sin(angle))) < bound);
-                CHECK(std::abs(x(t, b) - (before(t, b) * std::cos(angle) + before(t, a) * std::sin(angle))) < bound);
+                const double angle =
+                    static_cast<double>(positions[static_cast<std::size_t>(t)]) *
+                    std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+                const index_t a = h * head_dim + (split ? i : 2 * i),
+                              b = h * head_dim + (split ? i + head_dim / 2 : 2 * i + 1);
+                CHECK(std::abs(x(t, a) - (before(t, a) * std::cos(angle) - before(t, b) * std::sin(angle))) <
+                      bound);
+                CHECK(std::abs(x(t, b) - (before(t, b) * std::cos(angle) + before(t, a) * std::sin(angle))) <
+                      bound);
             }
         }
         for (index_t j = heads * head_dim; j < x.cols; ++j) CHECK(x(t, j) == before(t, j));
     }
     CHECK(x.guards_hold());
-    kernel::rotate_rows<T>(executor_ref(), x.view(), heads, head_dim, positions.data(), table.data(), pairs, true);
+    kernel::rotate_rows<T>(executor_ref(), x.view(), heads, head_dim, positions.data(), table.data(), pairs,
+                           true);
     for (index_t t = 0; t < 4; ++t) {
         for (index_t j = 0; j < x.cols; ++j) CHECK(std::abs(x(t, j) - before(t, j)) < bound);
     }

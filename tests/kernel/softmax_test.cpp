@@ -32,7 +32,8 @@ void check_softmax(index_t rows, index_t cols, double scale, double bound) {
         }
         CHECK(std::abs(total - 1) < 10 * bound);
         const double expected = largest + std::log(sum);
-        CHECK(std::abs(static_cast<double>(lse[static_cast<std::size_t>(t)]) - expected) < bound * std::max(1.0, std::abs(expected)));
+        CHECK(std::abs(static_cast<double>(lse[static_cast<std::size_t>(t)]) - expected) <
+              bound * std::max(1.0, std::abs(expected)));
         CHECK(std::abs(static_cast<double>(kernel::log_sum_exp_row<T>(x.view().row(t), cols)) - expected) <
               bound * std::max(1.0, std::abs(expected)));
     }
@@ -61,7 +62,8 @@ void check_softmax(index_t rows, index_t cols, double scale, double bound) {
 
 TEST_CASE("softmax: rows against plain loops", "[kernel][softmax]") {
     for (const index_t rows : {index_t{0}, index_t{1}, index_t{5}, index_t{300}}) {
-        for (const index_t cols : {index_t{1}, index_t{2}, index_t{7}, index_t{8}, index_t{16}, index_t{33}, index_t{100}}) {
+        for (const index_t cols :
+             {index_t{1}, index_t{2}, index_t{7}, index_t{8}, index_t{16}, index_t{33}, index_t{100}}) {
             if (rows == 300 && cols != 7) continue;
             check_softmax<double>(rows, cols, 1, 1e-14);
             check_softmax<double>(rows, cols, 400, 1e-13);

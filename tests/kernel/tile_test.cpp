@@ -59,7 +59,8 @@ void check_tables() {
                 for (index_t j = 0; j < width; ++j) {
                     T sum = 0;
                     for (index_t k = 0; k < K; ++k) sum += value(r + 3, k) * value(k, j);
-                    CHECK(c[static_cast<std::size_t>(r)][static_cast<std::size_t>(j)] == T(100) + static_cast<T>(r + 1) * sum);
+                    CHECK(c[static_cast<std::size_t>(r)][static_cast<std::size_t>(j)] ==
+                          T(100) + static_cast<T>(r + 1) * sum);
                 }
                 CHECK(c[static_cast<std::size_t>(r)].back() == T(100));
             }

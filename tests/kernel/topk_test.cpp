@@ -32,7 +32,8 @@ void check_all(const std::vector<T>& values) {
     const auto order = plain_order(values);
     const auto n = static_cast<index_t>(values.size());
     for (index_t k = 1; k <= n; ++k) {
-        std::vector<row_t> chosen(static_cast<std::size_t>(k), -1), selected(static_cast<std::size_t>(k) + 1, -5), scratch(values.size());
+        std::vector<row_t> chosen(static_cast<std::size_t>(k), -1),
+            selected(static_cast<std::size_t>(k) + 1, -5), scratch(values.size());
         kernel::top_k_row<T>(values.data(), n, k, chosen.data());
         CHECK(chosen == std::vector<row_t>(order.begin(), order.begin() + k));
         kernel::select_top<T>(values.data(), n, k, selected.data(), scratch.data());
@@ -52,8 +53,9 @@ TEST_CASE("top k: every k of random values with ties and NaN, as a list and as a
         const std::uint32_t size = 1 + numbers.bits(trial) % 24;
         for (std::uint64_t i = 0; i < size; ++i) {
             const std::uint32_t r = numbers.bits(1000 + trial * 50 + i) % 8;
-            values.push_back(r == 7 ? std::numeric_limits<double>::quiet_NaN()
-                                    : r == 6 ? -std::numeric_limits<double>::infinity() : static_cast<double>(r) - 2);
+            values.push_back(r == 7   ? std::numeric_limits<double>::quiet_NaN()
+                             : r == 6 ? -std::numeric_limits<double>::infinity()
+                                      : static_cast<double>(r) - 2);
         }
         check_all(values);
         check_all(std::vector<float>(values.begin(), values.end()));

@@ -36,17 +36,21 @@ std::vector<double> plain_attention(const attention_spec& s, bool causal, const 
             for (index_t c = 0; c < columns; ++c) {
                 double sum = 0;
                 for (index_t i = 0; i < D; ++i) {
-                    sum += x[static_cast<std::size_t>((first + t) * D + i)] * qkv[static_cast<std::size_t>(i * columns + c)];
+                    sum += x[static_cast<std::size_t>((first + t) * D + i)] *
+                           qkv[static_cast<std::size_t>(i * columns + c)];
                 }
                 p[static_cast<std::size_t>(t * columns + c)] = sum;
             }
             if (!s.rotary) continue;
             for (index_t h = 0; h < H + G; ++h) {
                 for (index_t i = 0; i < d / 2; ++i) {
-                    const double angle = static_cast<double>(t) *
-                                         std::pow(s.rotary_base, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-                    double& a = p[static_cast<std::size_t>(t * columns + h * d + (s.interleaved ? 2 * i : i))];
-                    double& b = p[static_cast<std::size_t>(t * columns + h * d + (s.interleaved ? 2 * i + 1 : i + d / 2))];
+                    const double angle =
+                        static_cast<double>(t) *
+                        std::pow(s.rotary_base, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+                    double& a =
+                        p[static_cast<std::size_t>(t * columns + h * d + (s.interleaved ? 2 * i : i))];
+                    double& b = p[static_cast<std::size_t>(t * columns + h * d +
+                                                           (s.interleaved ? 2 * i + 1 : i + d / 2))];
                     const double u = a, v = b;
                     a = u * std::cos(angle) - v * std::sin(angle);
                     b = v * std::cos(angle) + u * std::sin(angle);
@@ -68,9 +72,11 @@ std::vector<double> plain_attention(const attention_spec& s, bool causal, const 
                 }
                 for (index_t i = 0; i < d; ++i) {
                     double mixed = 0;
-                    for (index_t j = 0; j < visible; ++j) mixed += e[static_cast<std::size_t>(j)] / sum * at(j, (H + G + g) * d + i);
+                    for (index_t j = 0; j < visible; ++j)
+                        mixed += e[static_cast<std::size_t>(j)] / sum * at(j, (H + G + g) * d + i);
                     for (index_t c = 0; c < D; ++c) {
-                        y[static_cast<std::size_t>((first + t) * D + c)] += mixed * out[static_cast<std::size_t>((h * d + i) * D + c)];
+                        y[static_cast<std::size_t>((first + t) * D + c)] +=
+                            mixed * out[static_cast<std::size_t>((h * d + i) * D + c)];
                     }
                 }
             }
@@ -115,27 +121,34 @@ TEST_CASE("attention: forward against the full map", "[layer][attention]") {
     check_against_plain<attention_spec{.width = 8, .heads = 2}, mask::causal>({7}, 1);
     check_against_plain<attention_spec{.width = 8, .heads = 2}, mask::full>({7, 0, 1, 12}, 2);
     check_against_plain<attention_spec{.width = 12, .heads = 6, .kv_heads = 2}, mask::causal>({70, 3}, 3);
-    check_against_plain<attention_spec{.width = 6, .heads = 3, .kv_heads = 1, .head_dim = 4}, mask::full>({65}, 4);
+    check_against_plain<attention_spec{.width = 6, .heads = 3, .kv_heads = 1, .head_dim = 4}, mask::full>(
+        {65}, 4);
     check_against_plain<attention_spec{.width = 5, .heads = 1, .rotary = false}, mask::causal>({9, 1}, 5);
     check_against_plain<attention_spec{.width = 8, .heads = 2, .interleaved = true}, mask::causal>({11}, 6);
     check_against_plain<attention_spec{.width = 16, .heads = 1, .rotary_base = 100}, mask::causal>({5}, 7);
-    check_against_plain<attention_spec{.width = 7, .heads = 2, .head_dim = 3, .rotary = false}, mask::full>({130}, 8);
+    check_against_plain<attention_spec{.width = 7, .heads = 2, .head_dim = 3, .rotary = false}, mask::full>(
+        {130}, 8);
 }
 
 TEST_CASE("attention: gradients", "[layer][attention]") {
     const batch ragged = batch::ragged({5, 0, 1, 3});
     gradients<attention<attention_spec{.width = 6, .heads = 3}>>(ragged);
     gradients<attention<attention_spec{.width = 6, .heads = 3}, mask::full>>(ragged);
-    gradients<attention<attention_spec{.width = 5, .heads = 4, .kv_heads = 2, .head_dim = 2, .interleaved = true}>>(ragged);
-    gradients<attention<attention_spec{.width = 5, .heads = 1, .rotary = false}, mask::full>>(batch::equal(2, 6));
+    gradients<
+        attention<attention_spec{.width = 5, .heads = 4, .kv_heads = 2, .head_dim = 2, .interleaved = true}>>(
+        ragged);
+    gradients<attention<attention_spec{.width = 5, .heads = 1, .rotary = false}, mask::full>>(
+        batch::equal(2, 6));
     gradients<attention<attention_spec{.width = 4, .heads = 2}>>(batch::equal(1, 70));
 }
 
 TEST_CASE("attention: float agrees with double", "[layer][attention]") {
-    CHECK(mox_test::float_distance<attention<attention_spec{.width = 8, .heads = 2}>>(batch::ragged({9, 1, 4}), 4) < 1e-4);
+    CHECK(mox_test::float_distance<attention<attention_spec{.width = 8, .heads = 2}>>(
+              batch::ragged({9, 1, 4}), 4) < 1e-4);
 }
 
-TEST_CASE("attention: a causal token does not see what comes behind it, nor other sequences", "[layer][attention]") {
+TEST_CASE("attention: a causal token does not see what comes behind it, nor other sequences",
+          "[layer][attention]") {
     using net = attention<attention_spec{.width = 8, .heads = 2}>;
     const auto w = random_params<net, double>(3);
     auto x = normal_numbers<double>(10 * 8, 4);
@@ -145,8 +158,10 @@ TEST_CASE("attention: a causal token does not see what comes behind it, nor othe
     for (std::size_t j = 0; j < 8; ++j) x[3 * 8 + j] = std::numeric_limits<double>::quiet_NaN();
     const auto after = run_forward(w, x, rows, t);
     for (std::size_t i = 0; i < 80; ++i) {
-        if (i / 8 >= 3 && i / 8 < 6) CHECK(std::isnan(after[i]));
-        else CHECK(after[i] == before[i]);
+        if (i / 8 >= 3 && i / 8 < 6)
+            CHECK(std::isnan(after[i]));
+        else
+            CHECK(after[i] == before[i]);
     }
 }
 
@@ -177,7 +192,8 @@ TEST_CASE("attention: rotary scores depend on distances only", "[layer][attentio
     tape<net, double> u;
     auto ctx = u.begin(sequence_view{offsets, 1, positions, nullptr}, phase::evaluate, false);
     std::vector<double> there(12);
-    net::forward<double>(ctx, w.ref(), matrix_view<const double>(x.data(), 3, 4), matrix_view<double>(there.data(), 3, 4));
+    net::forward<double>(ctx, w.ref(), matrix_view<const double>(x.data(), 3, 4),
+                         matrix_view<double>(there.data(), 3, 4));
     CHECK(distance(there, here) < 1e-12);
 }
 

@@ -23,8 +23,8 @@ struct triple {
         }
     }
     template <class T>
-    static void backward(context<T>& ctx, param_ref<triple, const T>, param_ref<triple, T>, matrix_view<const T> dy,
-                         matrix_view<T> dx) {
+    static void backward(context<T>& ctx, param_ref<triple, const T>, param_ref<triple, T>,
+                         matrix_view<const T> dy, matrix_view<T> dx) {
         if (!ctx.input_gradient) return;
         for (index_t i = 0; i < dy.rows; ++i) {
             for (index_t j = 0; j < 2; ++j) dx(i, j) = 3 * dy(i, j);
@@ -61,7 +61,8 @@ TEST_CASE("contract: a user's layer is a layer", "[layer][contract]") {
     using net = stack<triple, residual<triple>>;
     const params<net, double> w;
     tape<net, double> t;
-    CHECK(mox_test::run_forward(w, {1, 2, -3, 4}, batch::equal(1, 2), t) == std::vector<double>{12, 24, -36, 48});
+    CHECK(mox_test::run_forward(w, {1, 2, -3, 4}, batch::equal(1, 2), t) ==
+          std::vector<double>{12, 24, -36, 48});
     params<net, double> g;
     CHECK(mox_test::run_backward(w, {1, 0, 0, 2}, t, g) == std::vector<double>{12, 0, 0, 24});
     CHECK(net::flops(1) == 4.0);

@@ -25,7 +25,8 @@ template <index_t D>
 using block = residual<linear<D, D, bias::with>>;
 
 // Selected rows of every sequence: the `kept` largest scores, ties to the earliest, ascending.
-std::vector<row_t> plain_selection(const std::vector<double>& scores, const std::vector<index_t>& lengths, index_t permille) {
+std::vector<row_t> plain_selection(const std::vector<double>& scores, const std::vector<index_t>& lengths,
+                                   index_t permille) {
     std::vector<row_t> all;
     index_t begin = 0;
     for (const index_t n : lengths) {
@@ -44,7 +45,8 @@ std::vector<row_t> plain_selection(const std::vector<double>& scores, const std:
 
 template <class Weighting, index_t D, index_t Permille, class F>
 void check_against_plain(const std::vector<index_t>& lengths, const F& factor, std::uint64_t seed) {
-    using net = depth<block<D>, route::learned, keep_permille<Permille>, Weighting, sampling::auxiliary_loss<coefficient{0.5}>>;
+    using net = depth<block<D>, route::learned, keep_permille<Permille>, Weighting,
+                      sampling::auxiliary_loss<coefficient{0.5}>>;
     const auto w = random_params<net, double>(seed);
     const batch rows = batch::ragged(lengths);
     const auto x = normal_numbers<double>(rows.rows() * D, seed + 1);
@@ -56,7 +58,8 @@ void check_against_plain(const std::vector<index_t>& lengths, const F& factor, s
     const auto transformed = [&](std::vector<double>& y, row_t t) {
         for (index_t j = 0; j < D; ++j) {
             double f = shift[static_cast<std::size_t>(j)];
-            for (index_t i = 0; i < D; ++i) f += x[static_cast<std::size_t>(t * D + i)] * weight[static_cast<std::size_t>(i * D + j)];
+            for (index_t i = 0; i < D; ++i)
+                f += x[static_cast<std::size_t>(t * D + i)] * weight[static_cast<std::size_t>(i * D + j)];
             y[static_cast<std::size_t>(t * D + j)] += factor(scores[static_cast<std::size_t>(t)]) * f;
         }
     };
@@ -101,9 +104,12 @@ TEST_CASE("depth: selection, weighting and loss against plain loops", "[layer][d
     const auto sigmoid = [](double r) { return 1 / (1 + std::exp(-r)); };
     check_against_plain<weighting::sigmoid, 5, 500>({7}, sigmoid, 1);
     check_against_plain<weighting::sigmoid, 16, 250>({8, 0, 1, 13}, sigmoid, 2);
-    check_against_plain<weighting::identity, 3, 125>({20, 3}, [](double r) { return r; }, 3);
-    check_against_plain<weighting::tanh, 7, 600>({5, 5}, [](double r) { return std::tanh(r); }, 4);
-    check_against_plain<weighting::none, 7, 600>({5, 5}, [](double) { return 1.0; }, 5);
+    check_against_plain<weighting::identity, 3, 125>(
+        {20, 3}, [](double r) { return r; }, 3);
+    check_against_plain<weighting::tanh, 7, 600>(
+        {5, 5}, [](double r) { return std::tanh(r); }, 4);
+    check_against_plain<weighting::none, 7, 600>(
+        {5, 5}, [](double) { return 1.0; }, 5);
     check_against_plain<weighting::sigmoid, 4, 1000>({6, 2}, sigmoid, 6);
 }
 
@@ -112,21 +118,26 @@ TEST_CASE("depth: gradients", "[layer][depth]") {
     o.samples = 24;
     const batch ragged = batch::ragged({5, 0, 1, 6});
     gradients<depth<block<5>, route::learned, keep_permille<500>>>(o, ragged);
-    gradients<depth<block<4>, route::learned, keep_permille<400>, weighting::identity, sampling::whole_sequence>>(o, ragged);
-    gradients<depth<block<4>, route::learned, keep_permille<1000>, weighting::tanh, sampling::auxiliary_loss<coefficient{1}>>>(
+    gradients<
+        depth<block<4>, route::learned, keep_permille<400>, weighting::identity, sampling::whole_sequence>>(
         o, ragged);
+    gradients<depth<block<4>, route::learned, keep_permille<1000>, weighting::tanh,
+                    sampling::auxiliary_loss<coefficient{1}>>>(o, ragged);
     // Attention among the selected, at their original positions; depth inside depth.
     using inner = residual<rms_norm<4>, attention<attention_spec{.width = 4, .heads = 2}>>;
     gradients<depth<inner, route::learned, keep_permille<700>>>(o, ragged);
-    gradients<depth<depth<block<4>, route::learned, keep_permille<500>>, route::learned, keep_permille<700>>>(o, ragged);
+    gradients<depth<depth<block<4>, route::learned, keep_permille<500>>, route::learned, keep_permille<700>>>(
+        o, ragged);
     gradients<stack<residual<attention<attention_spec{.width = 4, .heads = 2}>>,
                     depth<block<4>, route::attention_received, keep_permille<500>>>>(o, ragged);
 }
 
 TEST_CASE("depth: a received-attention score picks the most attended tokens", "[layer][depth]") {
-    // Full attention without rotary positions over zero queries: every key receives the same, so that ties decide.
-    using net = stack<residual<attention<attention_spec{.width = 4, .heads = 1, .rotary = false}, mask::full>>,
-                      depth<block<4>, route::attention_received, keep_permille<500>>>;
+    // Full attention without rotary positions over zero queries: every key receives the same, so that ties
+    // decide.
+    using net =
+        stack<residual<attention<attention_spec{.width = 4, .heads = 1, .rotary = false}, mask::full>>,
+              depth<block<4>, route::attention_received, keep_permille<500>>>;
     auto w = random_params<net, double>(3);
     auto qkv = w.read("0.0.qkv");
     for (std::size_t i = 0; i < 4; ++i) {
@@ -138,7 +149,8 @@ TEST_CASE("depth: a received-attention score picks the most attended tokens", "[
     const routing_record& r = t.routing()[0];
     CHECK(std::vector<row_t>(r.selected, r.selected + r.selected_count) == std::vector<row_t>{0, 1, 2, 6, 7});
     CHECK(t.aux_loss() == 0.0);
-    // Causal: the same map's columns are sums of 1 / (i + 1) over the queries behind, falling along the sequence.
+    // Causal: the same map's columns are sums of 1 / (i + 1) over the queries behind, falling along the
+    // sequence.
     using causal = stack<residual<attention<attention_spec{.width = 4, .heads = 1, .rotary = false}>>,
                          depth<block<4>, route::attention_received, keep_permille<400>>>;
     auto v = random_params<causal, double>(3);
@@ -172,7 +184,8 @@ TEST_CASE("depth: tokens that do not pass keep their value and hand back their g
     CHECK(t.stats<net>().tokens == 4);
 }
 
-TEST_CASE("depth: everything passes with capacity one and no weighting, bit for bit the block", "[layer][depth]") {
+TEST_CASE("depth: everything passes with capacity one and no weighting, bit for bit the block",
+          "[layer][depth]") {
     using net = depth<block<5>, route::learned, keep_permille<1000>, weighting::none>;
     const auto w = random_params<net, double>(3);
     params<block<5>, double> v;
@@ -230,5 +243,6 @@ TEST_CASE("depth: no token at all", "[layer][depth]") {
 
 TEST_CASE("depth: float agrees with double", "[layer][depth]") {
     // Scores near 1 with gaps far above float rounding, so that both select the same rows.
-    CHECK(mox_test::float_distance<depth<block<9>, route::learned, keep_permille<500>>>(batch::ragged({6, 1, 9}), 4) < 2e-5);
+    CHECK(mox_test::float_distance<depth<block<9>, route::learned, keep_permille<500>>>(
+              batch::ragged({6, 1, 9}), 4) < 2e-5);
 }

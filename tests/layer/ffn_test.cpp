@@ -41,14 +41,18 @@ void check_ffn(bool gated, bool biased, const Act& act) {
             for (index_t j = 0; j < H; ++j) {
                 double a = b1[static_cast<std::size_t>(j)], u = gated ? 0 : 1;
                 for (index_t i = 0; i < D; ++i) {
-                    a += x[static_cast<std::size_t>(t * D + i)] * first[static_cast<std::size_t>(i * columns + j)];
-                    if (gated) u += x[static_cast<std::size_t>(t * D + i)] * first[static_cast<std::size_t>(i * columns + H + j)];
+                    a += x[static_cast<std::size_t>(t * D + i)] *
+                         first[static_cast<std::size_t>(i * columns + j)];
+                    if (gated)
+                        u += x[static_cast<std::size_t>(t * D + i)] *
+                             first[static_cast<std::size_t>(i * columns + H + j)];
                 }
                 h.push_back(act(a) * u);
             }
             for (index_t i = 0; i < D; ++i) {
                 double sum = b2[static_cast<std::size_t>(i)];
-                for (index_t j = 0; j < H; ++j) sum += h[static_cast<std::size_t>(j)] * second[static_cast<std::size_t>(j * D + i)];
+                for (index_t j = 0; j < H; ++j)
+                    sum += h[static_cast<std::size_t>(j)] * second[static_cast<std::size_t>(j * D + i)];
                 expected.push_back(sum);
             }
         }
@@ -102,7 +106,8 @@ TEST_CASE("ffn: two halves of the hidden units add up to the whole", "[layer][ff
     tape<swiglu<D, A>, double> ta;
     tape<swiglu<D, H - A>, double> tb;
     const batch rows = batch::equal(1, 4);
-    const auto y = run_forward(whole, x, rows, t), ya = run_forward(a, x, rows, ta), yb = run_forward(b, x, rows, tb);
+    const auto y = run_forward(whole, x, rows, t), ya = run_forward(a, x, rows, ta),
+               yb = run_forward(b, x, rows, tb);
     std::vector<double> sum;
     for (std::size_t i = 0; i < y.size(); ++i) sum.push_back(ya[i] + yb[i]);
     CHECK(distance(y, sum) < 1e-13);

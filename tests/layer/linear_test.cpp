@@ -29,7 +29,9 @@ void check_linear() {
         for (index_t t = 0; t < tokens; ++t) {
             for (index_t j = 0; j < Out; ++j) {
                 double sum = shift[static_cast<std::size_t>(j)];
-                for (index_t i = 0; i < In; ++i) sum += x[static_cast<std::size_t>(t * In + i)] * weight[static_cast<std::size_t>(i * Out + j)];
+                for (index_t i = 0; i < In; ++i)
+                    sum += x[static_cast<std::size_t>(t * In + i)] *
+                           weight[static_cast<std::size_t>(i * Out + j)];
                 expected.push_back(sum);
             }
         }
@@ -75,7 +77,8 @@ TEST_CASE("linear: shapes of its tensors and wrong widths", "[layer][linear]") {
     tape<net, float> t;
     const std::vector<float> x(8);
     CHECK_THROWS_AS((forward<net, float>(w, matrix_view<const float>(x.data(), 2, 4), t)), error);
-    CHECK_THROWS_AS((forward<net, float>(w, matrix_view<const float>(x.data(), 2, 3), batch::equal(1, 3), t)), error);
+    CHECK_THROWS_AS((forward<net, float>(w, matrix_view<const float>(x.data(), 2, 3), batch::equal(1, 3), t)),
+                    error);
     params<net, float> g;
     std::vector<float> wrong(3);
     CHECK_THROWS_AS(g.write("weight", wrong), error);

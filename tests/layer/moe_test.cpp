@@ -25,15 +25,18 @@ double silu(double a) { return a / (1 + std::exp(-a)); }
 
 // The output of a mixture of swiglu experts with renormalised or undivided gates, in plain loops.
 template <class Net>
-std::vector<double> plain_moe(const params<Net, double>& w, const std::vector<double>& x, index_t tokens, index_t width,
-                              index_t hidden, index_t true_experts, index_t outputs, index_t k, bool renormalised) {
+std::vector<double> plain_moe(const params<Net, double>& w, const std::vector<double>& x, index_t tokens,
+                              index_t width, index_t hidden, index_t true_experts, index_t outputs, index_t k,
+                              bool renormalised) {
     const auto router = w.read("router"), first = w.read("gate_up"), second = w.read("down");
     std::vector<double> y(static_cast<std::size_t>(tokens * width), 0);
     for (index_t t = 0; t < tokens; ++t) {
         const double* row = x.data() + t * width;
         std::vector<double> logits(static_cast<std::size_t>(outputs), 0);
         for (index_t i = 0; i < width; ++i) {
-            for (index_t e = 0; e < outputs; ++e) logits[static_cast<std::size_t>(e)] += row[i] * router[static_cast<std::size_t>(i * outputs + e)];
+            for (index_t e = 0; e < outputs; ++e)
+                logits[static_cast<std::size_t>(e)] +=
+                    row[i] * router[static_cast<std::size_t>(i * outputs + e)];
         }
         std::vector<index_t> order;
         for (index_t e = 0; e < outputs; ++e) order.push_back(e);
@@ -73,7 +76,8 @@ void check_against_plain(index_t tokens, std::uint64_t seed) {
     const auto x = normal_numbers<double>(tokens * D, seed + 9);
     const batch rows = batch::equal(1, tokens);
     tape<net, double> t;
-    const auto expected = plain_moe(w, x, tokens, D, H, E, E + M, K, std::is_same_v<Gate, gate::renormalised>);
+    const auto expected =
+        plain_moe(w, x, tokens, D, H, E, E + M, K, std::is_same_v<Gate, gate::renormalised>);
     CHECK(distance(run_forward(w, x, rows, t), expected) < 1e-12);
     CHECK(distance(run_infer(w, x, rows, t), expected) < 1e-12);
     thread_pool pool(3);
@@ -110,17 +114,21 @@ TEST_CASE("moe: gradients", "[layer][moe]") {
     o.samples = 24;
     const batch ragged = batch::ragged({3, 0, 1, 5});
     gradients<moe<experts<4, swiglu<5, 3>>, route::top_k<2>>>(o, ragged);
-    gradients<moe<experts<3, swiglu<4, 9>>, route::top_k<1>, gate::softmax, balance::load<coefficient{0.5}>>>(o, ragged);
+    gradients<moe<experts<3, swiglu<4, 9>>, route::top_k<1>, gate::softmax, balance::load<coefficient{0.5}>>>(
+        o, ragged);
     gradients<moe<experts<3, swiglu<7, 5>>, route::top_k<3>, null_experts<2>, balance::load<coefficient{0.5}>,
-                  balance::z_loss<coefficient{0.1}>, balance::load_per_sequence<coefficient{0.2}>>>(o, ragged);
+                  balance::z_loss<coefficient{0.1}>, balance::load_per_sequence<coefficient{0.2}>>>(o,
+                                                                                                    ragged);
     gradients<moe<experts<3, mlp<5, 11, activation::gelu, bias::with>>, route::top_k<2>, gate::softmax,
                   shared<swiglu<5, 4>>, shared<mlp<5, 3>>>>(o, ragged);
-    gradients<moe<experts<3, swiglu<4, 3>>, route::top_k<2>, gate::softmax, capacity::factor<700>>>(o, ragged);
+    gradients<moe<experts<3, swiglu<4, 3>>, route::top_k<2>, gate::softmax, capacity::factor<700>>>(o,
+                                                                                                    ragged);
     gradients<moe<experts<2, mlp<4, 3, activation::silu, bias::with>>, route::top_k<2>, capacity::factor<600>,
                   null_experts<1>>>(o, batch::equal(1, 9));
 }
 
-TEST_CASE("moe: with one expert kept its weight is one and the router learns nothing from the task", "[layer][moe]") {
+TEST_CASE("moe: with one expert kept its weight is one and the router learns nothing from the task",
+          "[layer][moe]") {
     using net = moe<experts<3, swiglu<4, 5>>, route::top_k<1>>;
     gradcheck_options o;
     o.may_be_zero = {"router"};
@@ -136,14 +144,17 @@ TEST_CASE("moe: with one expert kept its weight is one and the router learns not
 TEST_CASE("moe: float agrees with double", "[layer][moe]") {
     // Sums of some 20 products of size below 1 through three maps and a softmax.
     constexpr double bound = 5e-5;
-    CHECK(mox_test::float_distance<moe<experts<4, swiglu<9, 12>>, route::top_k<2>>>(batch::ragged({4, 1, 9}), 5) < bound);
-    CHECK(mox_test::float_distance<moe<experts<4, mlp<16, 7, activation::gelu, bias::with>>, route::top_k<2>, gate::softmax,
-                                       null_experts<2>, balance::load<>>>(batch::ragged({4, 1, 9}), 6) < bound);
+    CHECK(mox_test::float_distance<moe<experts<4, swiglu<9, 12>>, route::top_k<2>>>(batch::ragged({4, 1, 9}),
+                                                                                    5) < bound);
+    CHECK(mox_test::float_distance<moe<experts<4, mlp<16, 7, activation::gelu, bias::with>>, route::top_k<2>,
+                                       gate::softmax, null_experts<2>, balance::load<>>>(
+              batch::ragged({4, 1, 9}), 6) < bound);
 }
 
 TEST_CASE("moe: no token at all gives zero gradients everywhere", "[layer][moe]") {
-    using net = moe<experts<3, mlp<4, 5, activation::gelu, bias::with>>, route::top_k<2>, gate::softmax, balance::load<>,
-                    balance::z_loss<>, balance::load_per_sequence<>, shared<swiglu<4, 3>>, capacity::factor<1000>>;
+    using net = moe<experts<3, mlp<4, 5, activation::gelu, bias::with>>, route::top_k<2>, gate::softmax,
+                    balance::load<>, balance::z_loss<>, balance::load_per_sequence<>, shared<swiglu<4, 3>>,
+                    capacity::factor<1000>>;
     const auto w = random_params<net, double>(1);
     for (const batch& rows : {batch::equal(0, 0), batch::ragged({0, 0})}) {
         tape<net, double> t;
@@ -171,8 +182,10 @@ TEST_CASE("moe: an expert without tokens has exactly zero gradient", "[layer][mo
         const auto v = g.read(path);
         const std::size_t third = v.size() / 3;
         for (std::size_t i = 0; i < v.size(); ++i) {
-            if (i / third == 1) CHECK(v[i] == 0.0);
-            else CHECK(v[i] != 0.0);
+            if (i / third == 1)
+                CHECK(v[i] == 0.0);
+            else
+                CHECK(v[i] != 0.0);
         }
     }
 }
@@ -227,16 +240,18 @@ TEST_CASE("moe: a NaN token leaves the others as they are", "[layer][moe]") {
     for (std::size_t j = 20; j < 25; ++j) x[j] = std::numeric_limits<float>::quiet_NaN();
     const auto y = run_forward(w, x, batch::equal(1, 9), t);
     for (std::size_t i = 0; i < 45; ++i) {
-        if (i / 5 == 4) CHECK(std::isnan(y[i]));
-        else CHECK(y[i] == clean[i]);
+        if (i / 5 == 4)
+            CHECK(std::isnan(y[i]));
+        else
+            CHECK(y[i] == clean[i]);
     }
     CHECK(t.stats<net>().slots == 18);
 }
 
 TEST_CASE("moe: zero null experts is top-k bit for bit, policies in any order", "[layer][moe]") {
     using plain = moe<experts<4, swiglu<5, 6>>, route::top_k<2>, balance::load<>>;
-    using nulls = moe<experts<4, swiglu<5, 6>>, balance::load<>, null_experts<0>, gate::renormalised, route::top_k<2>,
-                      capacity::dropless>;
+    using nulls = moe<experts<4, swiglu<5, 6>>, balance::load<>, null_experts<0>, gate::renormalised,
+                      route::top_k<2>, capacity::dropless>;
     const auto a = random_params<plain, float>(8);
     const auto b = random_params<nulls, float>(8);
     const auto x = normal_numbers<float>(55, 3), dy = normal_numbers<float>(55, 4);

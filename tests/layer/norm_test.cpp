@@ -27,9 +27,11 @@ void check_norms(index_t tokens) {
         std::vector<double> expected;
         for (index_t t = 0; t < tokens; ++t) {
             double square = 0;
-            for (index_t j = 0; j < D; ++j) square += x[static_cast<std::size_t>(t * D + j)] * x[static_cast<std::size_t>(t * D + j)];
+            for (index_t j = 0; j < D; ++j)
+                square += x[static_cast<std::size_t>(t * D + j)] * x[static_cast<std::size_t>(t * D + j)];
             for (index_t j = 0; j < D; ++j) {
-                expected.push_back(gain[static_cast<std::size_t>(j)] * x[static_cast<std::size_t>(t * D + j)] /
+                expected.push_back(gain[static_cast<std::size_t>(j)] *
+                                   x[static_cast<std::size_t>(t * D + j)] /
                                    std::sqrt(square / static_cast<double>(D) + 1e-6));
             }
         }
@@ -43,11 +45,16 @@ void check_norms(index_t tokens) {
         std::vector<double> expected;
         for (index_t t = 0; t < tokens; ++t) {
             double mean = 0, variance = 0;
-            for (index_t j = 0; j < D; ++j) mean += x[static_cast<std::size_t>(t * D + j)] / static_cast<double>(D);
-            for (index_t j = 0; j < D; ++j) variance += std::pow(x[static_cast<std::size_t>(t * D + j)] - mean, 2) / static_cast<double>(D);
+            for (index_t j = 0; j < D; ++j)
+                mean += x[static_cast<std::size_t>(t * D + j)] / static_cast<double>(D);
+            for (index_t j = 0; j < D; ++j)
+                variance +=
+                    std::pow(x[static_cast<std::size_t>(t * D + j)] - mean, 2) / static_cast<double>(D);
             for (index_t j = 0; j < D; ++j) {
-                expected.push_back(gain[static_cast<std::size_t>(j)] * (x[static_cast<std::size_t>(t * D + j)] - mean) /
-                                       std::sqrt(variance + 0.01) + shift[static_cast<std::size_t>(j)]);
+                expected.push_back(gain[static_cast<std::size_t>(j)] *
+                                       (x[static_cast<std::size_t>(t * D + j)] - mean) /
+                                       std::sqrt(variance + 0.01) +
+                                   shift[static_cast<std::size_t>(j)]);
             }
         }
         tape<net, double> t;

@@ -24,13 +24,14 @@ struct reader {
     using reads = leaves<signal::attention_received>;
     static constexpr double flops(double) { return 0; }
     template <class T>
-    static void forward(context<T>& ctx, param_ref<reader, const T>, matrix_view<const T> x, matrix_view<T> y) {
+    static void forward(context<T>& ctx, param_ref<reader, const T>, matrix_view<const T> x,
+                        matrix_view<T> y) {
         const auto s = ctx.signals->template find<signal::attention_received>();
         for (index_t t = 0; t < x.rows; ++t) std::fill_n(y.row(t), 4, s(ctx.rows.token_of(t), 0));
     }
     template <class T>
-    static void backward(context<T>&, param_ref<reader, const T>, param_ref<reader, T>, matrix_view<const T> dy,
-                         matrix_view<T> dx) {
+    static void backward(context<T>&, param_ref<reader, const T>, param_ref<reader, T>,
+                         matrix_view<const T> dy, matrix_view<T> dx) {
         for (index_t t = 0; t < dy.rows; ++t) std::fill_n(dx.row(t), 4, T(0));
     }
 };
@@ -58,16 +59,19 @@ TEST_CASE("signals: at most eight kinds", "[layer][signal]") {
 
 TEST_CASE("signals: a network lists what its layers read, once", "[layer][signal]") {
     using att = attention<attention_spec{.width = 4, .heads = 2}>;
-    static_assert(std::is_same_v<signals_read<stack<att, reader, reader>>, leaves<signal::attention_received>>);
+    static_assert(
+        std::is_same_v<signals_read<stack<att, reader, reader>>, leaves<signal::attention_received>>);
     static_assert(std::is_same_v<signals_read<stack<att, att>>, leaves<>>);
     SUCCEED();
 }
 
-TEST_CASE("signals: the attention received is a mean over heads and queries, per sequence", "[layer][signal]") {
+TEST_CASE("signals: the attention received is a mean over heads and queries, per sequence",
+          "[layer][signal]") {
     using full = stack<attention<attention_spec{.width = 4, .heads = 2}, mask::full>, reader>;
     const auto w = mox_test::random_params<full, double>(2);
     tape<full, double> t;
-    const auto y = mox_test::run_forward(w, mox_test::normal_numbers<double>(10 * 4, 3), batch::ragged({6, 0, 1, 3}), t);
+    const auto y =
+        mox_test::run_forward(w, mox_test::normal_numbers<double>(10 * 4, 3), batch::ragged({6, 0, 1, 3}), t);
     // Rows of a map sum to one, so do the means of its columns over n keys and n queries.
     const auto sum = [&](std::size_t begin, std::size_t end) {
         double s = 0;

@@ -58,7 +58,8 @@ TEST_CASE("active parameters of a network, by hand", "[model][describe]") {
 TEST_CASE("operations of a network, by hand", "[model][describe]") {
     for (const double context : {1.0, 32.5, 512.0}) {
         const auto s = mox::describe<net>(context);
-        const double want = 3 * block_flops(context) + (2 * 16 + 0.25 * block_flops(0.25 * context)) + 2 * 16 * 50;
+        const double want =
+            3 * block_flops(context) + (2 * 16 + 0.25 * block_flops(0.25 * context)) + 2 * 16 * 50;
         REQUIRE(s.forward_flops == Approx(want).epsilon(1e-14));
         REQUIRE(s.training_flops == Approx(3 * want).epsilon(1e-14));
     }

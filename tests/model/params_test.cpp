@@ -22,16 +22,16 @@ using mox::index_t;
 constexpr index_t D = 10;
 constexpr mox::attention_spec heads{.width = D, .heads = 5};
 // Every storage form, with widths that fill no register: vectors, rows, panels, gated panels, stacks of them.
-using block = mox::residual<
-    mox::layer_norm<D>,
-    mox::moe<mox::experts<3, mox::swiglu<D, 37>>, mox::route::top_k<2>, mox::null_experts<2>,
-             mox::shared<mox::mlp<D, 21, mox::activation::gelu, mox::bias::with>>>>;
-using net = mox::stack<mox::embedding<13, D>, mox::repeat<2, mox::stack<mox::residual<mox::attention<heads>>, block>>,
-                       mox::depth<mox::residual<mox::moe<mox::experts<3, mox::mlp<D, 9, mox::activation::gelu,
-                                                                                  mox::bias::with>>,
-                                                         mox::route::top_k<1>>>,
-                                  mox::route::learned, mox::keep_permille<500>>,
-                       mox::linear<D, 13, mox::bias::with>>;
+using block =
+    mox::residual<mox::layer_norm<D>,
+                  mox::moe<mox::experts<3, mox::swiglu<D, 37>>, mox::route::top_k<2>, mox::null_experts<2>,
+                           mox::shared<mox::mlp<D, 21, mox::activation::gelu, mox::bias::with>>>>;
+using net = mox::stack<
+    mox::embedding<13, D>, mox::repeat<2, mox::stack<mox::residual<mox::attention<heads>>, block>>,
+    mox::depth<mox::residual<mox::moe<mox::experts<3, mox::mlp<D, 9, mox::activation::gelu, mox::bias::with>>,
+                                      mox::route::top_k<1>>>,
+               mox::route::learned, mox::keep_permille<500>>,
+    mox::linear<D, 13, mox::bias::with>>;
 
 }  // namespace
 
@@ -104,15 +104,15 @@ TEST_CASE("a weight is where y = x W puts it", "[model][params]") {
 TEST_CASE("paths name the way through the network, repeated blocks count on", "[model][params]") {
     std::vector<std::string> paths;
     for (const auto& t : mox::params<net>::tensors()) paths.push_back(t.path);
-    const std::vector<std::string> block_paths{"0.0.qkv", "0.0.out", "1.0.gain", "1.0.shift",
-                                               "1.1.router", "1.1.gate_up", "1.1.down",
-                                               "1.1.0.up", "1.1.0.down", "1.1.0.up_bias", "1.1.0.down_bias"};
+    const std::vector<std::string> block_paths{"0.0.qkv",    "0.0.out",       "1.0.gain",       "1.0.shift",
+                                               "1.1.router", "1.1.gate_up",   "1.1.down",       "1.1.0.up",
+                                               "1.1.0.down", "1.1.0.up_bias", "1.1.0.down_bias"};
     std::vector<std::string> want{"0.table"};
     for (const char* copy : {"1.0.", "1.1."}) {
         for (const auto& p : block_paths) want.push_back(copy + p);
     }
-    for (const char* p : {"2.router", "2.0.0.router", "2.0.0.up", "2.0.0.down", "2.0.0.up_bias", "2.0.0.down_bias",
-                          "3.weight", "3.bias"}) {
+    for (const char* p : {"2.router", "2.0.0.router", "2.0.0.up", "2.0.0.down", "2.0.0.up_bias",
+                          "2.0.0.down_bias", "3.weight", "3.bias"}) {
         want.push_back(p);
     }
     REQUIRE(paths == want);
@@ -121,11 +121,13 @@ TEST_CASE("paths name the way through the network, repeated blocks count on", "[
 TEST_CASE("an unknown path and a wrong size say what there is", "[model][params]") {
     using small = mox::stack<mox::linear<2, 3, mox::bias::with>, mox::rms_norm<3>>;
     mox::params<small> p;
-    REQUIRE_THROWS_WITH(p.read("1.bias"),
-                        "mox::params::read: there is no tensor '1.bias'; this network has 0.weight, 0.bias, 1.gain");
+    REQUIRE_THROWS_WITH(
+        p.read("1.bias"),
+        "mox::params::read: there is no tensor '1.bias'; this network has 0.weight, 0.bias, 1.gain");
     const std::vector<float> six(6);
-    REQUIRE_THROWS_WITH(p.write("weight", six),
-                        "mox::params::write: there is no tensor 'weight'; this network has 0.weight, 0.bias, 1.gain");
+    REQUIRE_THROWS_WITH(
+        p.write("weight", six),
+        "mox::params::write: there is no tensor 'weight'; this network has 0.weight, 0.bias, 1.gain");
     REQUIRE_THROWS_WITH(
         p.write("0.bias", six),
         "mox::params::write: argument 'values' must have 3 elements (tensor '0.bias'), got 6");
@@ -152,8 +154,9 @@ TEST_CASE("a user's initialisation decides the deviation of every tensor", "[mod
             return p.form == mox::storage::panels ? static_cast<double>(additions) : 0.0;
         }
     };
-    using small = mox::stack<mox::residual<mox::linear<4, 4, mox::bias::with>, mox::residual<mox::linear<4, 4>>>,
-                             mox::rms_norm<4>>;
+    using small =
+        mox::stack<mox::residual<mox::linear<4, 4, mox::bias::with>, mox::residual<mox::linear<4, 4>>>,
+                   mox::rms_norm<4>>;
     const mox::params<small, double> p{only_panels{}, 9};
     for (const double x : p.read("0.0.weight")) REQUIRE(x != 0.0);
     double squares = 0;

@@ -28,7 +28,8 @@ std::vector<typename P::scalar> flat(const P& p) {
 
 }  // namespace
 
-TEST_CASE("shapes that do not fit are refused with the argument, the expected and the given size", "[model][run]") {
+TEST_CASE("shapes that do not fit are refused with the argument, the expected and the given size",
+          "[model][run]") {
     const mox::params<rows_net> w{mox::init::standard, 1};
     mox::params<rows_net> g;
     mox::tape<rows_net> tape;
@@ -58,12 +59,10 @@ TEST_CASE("ids outside the vocabulary are refused with their place", "[model][ru
     const mox::params<ids_net> w{mox::init::standard, 1};
     mox::tape<ids_net> tape;
     const std::vector<row_t> high{0, 6, 7, 1}, low{0, 1, 2, -1};
-    REQUIRE_THROWS_WITH(
-        mox::forward<ids_net>(w, high, tape),
-        "mox::embedding: argument 'ids' must hold values from 0 to 6, got 7 at position 2");
-    REQUIRE_THROWS_WITH(
-        mox::infer<ids_net>(w, low, tape),
-        "mox::embedding: argument 'ids' must hold values from 0 to 6, got -1 at position 3");
+    REQUIRE_THROWS_WITH(mox::forward<ids_net>(w, high, tape),
+                        "mox::embedding: argument 'ids' must hold values from 0 to 6, got 7 at position 2");
+    REQUIRE_THROWS_WITH(mox::infer<ids_net>(w, low, tape),
+                        "mox::embedding: argument 'ids' must hold values from 0 to 6, got -1 at position 3");
     REQUIRE_THROWS_AS(mox::forward<ids_net>(w, high, mox::batch::equal(2, 3), tape), mox::error);
     // After a refusal the tape works again.
     REQUIRE(mox::forward<ids_net>(w, std::vector<row_t>{0, 6}, tape).rows == 2);
@@ -74,9 +73,9 @@ TEST_CASE("backward needs a training forward of its own", "[model][run]") {
     mox::params<rows_net> g;
     mox::tape<rows_net> tape;
     const auto x = values::normal<float>(4, 3, 1);
-    const char* sentence =
-        "mox::backward: the tape does not hold the forward pass of this network; call mox::forward with the same "
-        "tape first";
+    const char* sentence = "mox::backward: the tape does not hold the forward pass of this network; call "
+                           "mox::forward with the same "
+                           "tape first";
     REQUIRE_THROWS_WITH(mox::backward<rows_net>(w, tape, g), sentence);
     (void)mox::forward<rows_net>(w, x, tape);
     mox::backward<rows_net>(w, tape, g);
@@ -137,8 +136,9 @@ TEST_CASE("forward and backward of two maps, by plain loops", "[model][run]") {
 }
 
 TEST_CASE("backward overwrites, backward_accumulate adds", "[model][run]") {
-    using net = mox::stack<mox::residual<mox::rms_norm<6>, mox::moe<mox::experts<3, mox::swiglu<6, 8>>,
-                                                                   mox::route::top_k<2>, mox::balance::load<>>>>;
+    using net =
+        mox::stack<mox::residual<mox::rms_norm<6>, mox::moe<mox::experts<3, mox::swiglu<6, 8>>,
+                                                            mox::route::top_k<2>, mox::balance::load<>>>>;
     const mox::params<net, double> w{mox::init::standard, 1};
     mox::params<net, double> first, second, sum;
     mox::tape<net, double> tape;

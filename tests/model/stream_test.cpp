@@ -20,10 +20,12 @@ using mox::row_t;
 
 constexpr mox::attention_spec small{.width = 8, .heads = 2};
 constexpr mox::attention_spec grouped{.width = 8, .heads = 4, .kv_heads = 1, .head_dim = 6};
-using mix = mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 8>>, mox::route::top_k<2>, mox::null_experts<1>>>;
-using net = mox::stack<mox::embedding<9, 8>, mox::repeat<3, mox::stack<mox::residual<mox::attention<small>>, mix>>,
-                       mox::depth<mox::residual<mox::attention<grouped>>, mox::route::learned, mox::keep_permille<500>>,
-                       mox::linear<8, 9>>;
+using mix =
+    mox::residual<mox::moe<mox::experts<3, mox::swiglu<8, 8>>, mox::route::top_k<2>, mox::null_experts<1>>>;
+using net = mox::stack<
+    mox::embedding<9, 8>, mox::repeat<3, mox::stack<mox::residual<mox::attention<small>>, mix>>,
+    mox::depth<mox::residual<mox::attention<grouped>>, mox::route::learned, mox::keep_permille<500>>,
+    mox::linear<8, 9>>;
 
 }  // namespace
 
@@ -91,8 +93,8 @@ TEST_CASE("a network that reads rows decodes rows", "[model][stream]") {
     const auto want = values::copy(mox::infer<rows_net>(w, x, tape));
     for (index_t t = 0; t < 6; ++t) {
         const auto row = values::middle(x, t, 1);
-        REQUIRE(values::largest_difference(values::copy(mox::decode<rows_net>(w, row, s)), values::middle(want, t, 1)) <
-                1e-13);
+        REQUIRE(values::largest_difference(values::copy(mox::decode<rows_net>(w, row, s)),
+                                           values::middle(want, t, 1)) < 1e-13);
     }
     REQUIRE_THROWS_AS(mox::decode<rows_net>(w, values::normal<double>(1, 7, 1), s), mox::error);
 }

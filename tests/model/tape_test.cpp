@@ -22,7 +22,8 @@ using mox::row_t;
 constexpr index_t D = 12;
 using mixture = mox::moe<mox::experts<4, mox::swiglu<D, 16>>, mox::route::top_k<3>, mox::null_experts<2>,
                          mox::balance::load<>>;
-using dropping = mox::moe<mox::experts<3, mox::swiglu<D, 16>>, mox::route::top_k<2>, mox::capacity::factor<500>>;
+using dropping =
+    mox::moe<mox::experts<3, mox::swiglu<D, 16>>, mox::route::top_k<2>, mox::capacity::factor<500>>;
 using sparse = mox::depth<mox::residual<dropping>, mox::route::learned, mox::keep_permille<500>>;
 using net = mox::stack<mox::repeat<2, mox::residual<mixture>>, sparse>;
 
@@ -159,7 +160,8 @@ TEST_CASE("memory grows to the largest step and stays", "[model][tape]") {
     REQUIRE(tape.bytes() == bytes);
     // Reuse leaves nothing behind: a small step after a large one is the small step alone.
     mox::tape<net, float> fresh;
-    REQUIRE(values::copy(mox::forward<net>(w, small, tape)) == values::copy(mox::forward<net>(w, small, fresh)));
+    REQUIRE(values::copy(mox::forward<net>(w, small, tape)) ==
+            values::copy(mox::forward<net>(w, small, fresh)));
 }
 
 TEST_CASE("output is the last result", "[model][tape]") {

@@ -28,12 +28,14 @@ template <mox::attention_spec Spec>
 using attend = mox::residual<mox::rms_norm<D>, mox::attention<Spec>>;
 
 constexpr mox::attention_spec full_heads{.width = D, .heads = 4};
-constexpr mox::attention_spec grouped{.width = D, .heads = 4, .kv_heads = 2, .head_dim = 8, .interleaved = true};
+constexpr mox::attention_spec grouped{
+    .width = D, .heads = 4, .kv_heads = 2, .head_dim = 8, .interleaved = true};
 constexpr mox::attention_spec still{.width = D, .heads = 3, .rotary = false};
 
-using mix = mox::residual<mox::rms_norm<D>,
-                          mox::moe<mox::experts<5, mox::swiglu<D, 20>>, mox::route::top_k<3>, mox::null_experts<3>,
-                                   mox::balance::load<>, mox::shared<mox::swiglu<D, 12>>>>;
+using mix =
+    mox::residual<mox::rms_norm<D>,
+                  mox::moe<mox::experts<5, mox::swiglu<D, 20>>, mox::route::top_k<3>, mox::null_experts<3>,
+                           mox::balance::load<>, mox::shared<mox::swiglu<D, 12>>>>;
 template <mox::attention_spec Spec>
 using block = mox::stack<attend<Spec>, mix>;
 template <mox::attention_spec Spec>
@@ -45,9 +47,9 @@ using language = mox::stack<mox::embedding<V, D>, Ls..., mox::rms_norm<D>, mox::
 using dense_net = language<mox::repeat<2, block<full_heads>>>;
 using grouped_net = language<block<grouped>, block<still>>;
 using depth_net = language<block<full_heads>, mox::repeat<2, thinned<grouped>>>;
-using nested_net = language<mox::depth<mox::stack<attend<full_heads>, thinned<still>>, mox::route::learned,
-                                       mox::keep_permille<700>>,
-                            block<full_heads>>;
+using nested_net = language<
+    mox::depth<mox::stack<attend<full_heads>, thinned<still>>, mox::route::learned, mox::keep_permille<700>>,
+    block<full_heads>>;
 
 template <class Net>
 mox::params<Net, double> weights_of() {
@@ -90,7 +92,8 @@ void check_decoding() {
     mox::tape<Net, double> tape;
     const auto want = values::copy(mox::infer<Net>(w, ids, tape));
     mox::stream<Net, double> s(N);
-    const std::vector<std::vector<index_t>> cuts{{}, {N}, {1, 30}, {20}, {7, 1, 33, 2, 2, 17}, {64, 11}, {0, 5, 0}};
+    const std::vector<std::vector<index_t>> cuts{{},       {N},      {1, 30}, {20}, {7, 1, 33, 2, 2, 17},
+                                                 {64, 11}, {0, 5, 0}};
     for (const auto& chunks : cuts) {
         s.reset();
         REQUIRE(s.length() == 0);
@@ -121,8 +124,8 @@ void check_causality() {
         REQUIRE(values::middle(got, 0, kept) == values::middle(want, 0, kept));
         REQUIRE_FALSE(values::middle(got, kept, 1) == values::middle(want, kept, 1));
         // A shorter sequence has the same beginning too.
-        const auto prefix = values::copy(
-            mox::infer<Net>(w, mox::token_ids(ids).first(static_cast<std::size_t>(kept)), tape));
+        const auto prefix =
+            values::copy(mox::infer<Net>(w, mox::token_ids(ids).first(static_cast<std::size_t>(kept)), tape));
         REQUIRE(prefix.rows() == kept);
         REQUIRE(prefix == values::middle(want, 0, kept));
     }
@@ -162,7 +165,8 @@ TEST_CASE("the cache of a depth block holds the processed tokens only", "[proper
         (void)mox::decode<depth_net>(w, mox::token_ids(ids).subspan(static_cast<std::size_t>(t), 1), s);
         REQUIRE(s.state(0).rows == t + 1);
         for (std::size_t b = 0; b < 2; ++b) {
-            const auto n = std::count_if(selected[b].begin(), selected[b].end(), [&](row_t r) { return r <= t; });
+            const auto n =
+                std::count_if(selected[b].begin(), selected[b].end(), [&](row_t r) { return r <= t; });
             REQUIRE(s.state(static_cast<index_t>(b) + 1).rows == n);
         }
     }
@@ -175,7 +179,8 @@ TEST_CASE("the cache of a depth block holds the processed tokens only", "[proper
     REQUIRE_THROWS(s.state(99));
 }
 
-TEST_CASE("a block that takes no token of a step keeps the states of the others in line", "[property][decode]") {
+TEST_CASE("a block that takes no token of a step keeps the states of the others in line",
+          "[property][decode]") {
     // Router vectors of a depth block such that no token ever passes: the attention after it must still find
     // its own cache.
     using net = language<thinned<still>, block<full_heads>>;
@@ -228,14 +233,16 @@ TEST_CASE("a full stream refuses, and a reset one starts over", "[property][deco
 }
 
 TEST_CASE("a network that needs the whole sequence refuses to decode", "[property][decode]") {
-    using net = language<attend<full_heads>,
-                         mox::depth<block<full_heads>, mox::route::attention_received, mox::keep_permille<500>>>;
+    using net =
+        language<attend<full_heads>,
+                 mox::depth<block<full_heads>, mox::route::attention_received, mox::keep_permille<500>>>;
     const mox::params<net, double> w{mox::init::standard, 1};
     mox::stream<net, double> s(10);
     const std::vector<row_t> one{1};
-    REQUIRE_THROWS_WITH((mox::decode<net>(w, one, s)),
-                        "mox::decode: a depth layer routed by received attention needs the whole sequence and "
-                        "cannot decode token by token");
+    REQUIRE_THROWS_WITH(
+        (mox::decode<net>(w, one, s)),
+        "mox::decode: a depth layer routed by received attention needs the whole sequence and "
+        "cannot decode token by token");
 }
 
 TEST_CASE("streams are independent", "[property][decode]") {

@@ -22,13 +22,14 @@ using mox::index_t;
 constexpr index_t D = 16;
 constexpr mox::attention_spec heads{.width = D, .heads = 2};
 using attend = mox::residual<mox::rms_norm<D>, mox::attention<heads>>;
-using mix = mox::residual<mox::rms_norm<D>, mox::moe<mox::experts<4, mox::swiglu<D, 20>>, mox::route::top_k<2>,
-                                                     mox::balance::load<>>>;
+using mix =
+    mox::residual<mox::rms_norm<D>,
+                  mox::moe<mox::experts<4, mox::swiglu<D, 20>>, mox::route::top_k<2>, mox::balance::load<>>>;
 using block = mox::stack<attend, mix>;
 
 template <index_t Permille>
-using sparse = mox::stack<mox::depth<block, mox::route::learned, mox::keep_permille<Permille>, mox::weighting::none,
-                                     mox::sampling::whole_sequence>>;
+using sparse = mox::stack<mox::depth<block, mox::route::learned, mox::keep_permille<Permille>,
+                                     mox::weighting::none, mox::sampling::whole_sequence>>;
 
 // The rows that went through the block in the last step.
 template <class Tape>
@@ -41,8 +42,8 @@ std::vector<mox::row_t> selected(const Tape& t) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("full capacity without weighting is the plain block bit for bit", "[property][depth]", float,
-                   double) {
+TEMPLATE_TEST_CASE("full capacity without weighting is the plain block bit for bit", "[property][depth]",
+                   float, double) {
     using T = TestType;
     using full = sparse<1000>;
     using plain = mox::stack<block>;
@@ -81,7 +82,8 @@ TEMPLATE_TEST_CASE("full capacity without weighting is the plain block bit for b
     }
     // The score only selects: its vector gets no gradient.
     for (const T g : gf.read("0.router")) REQUIRE(g == T(0));
-    REQUIRE(values::copy(mox::infer<full>(wf, x, rows, a)) == values::copy(mox::infer<plain>(wp, x, rows, b)));
+    REQUIRE(values::copy(mox::infer<full>(wf, x, rows, a)) ==
+            values::copy(mox::infer<plain>(wp, x, rows, b)));
 }
 
 TEST_CASE("a sequence shorter than 1/c keeps one token, an empty one none", "[property][depth]") {
@@ -96,16 +98,16 @@ TEST_CASE("a sequence shorter than 1/c keeps one token, an empty one none", "[pr
     const auto s = selected(tape);
     index_t begin = 0;
     for (std::size_t i = 0; i < lengths.size(); ++i) {
-        const auto count = std::count_if(s.begin(), s.end(), [&](mox::row_t r) {
-            return r >= begin && r < begin + lengths[i];
-        });
+        const auto count = std::count_if(s.begin(), s.end(),
+                                         [&](mox::row_t r) { return r >= begin && r < begin + lengths[i]; });
         REQUIRE(count == kept[i]);
         begin += lengths[i];
     }
     REQUIRE(tape.stats<net::first>().processed == 10);
 }
 
-TEST_CASE("the largest scores of each sequence pass, the other tokens stay as they are", "[property][depth]") {
+TEST_CASE("the largest scores of each sequence pass, the other tokens stay as they are",
+          "[property][depth]") {
     using net = sparse<400>;
     const mox::params<net, float> w{mox::init::standard, 3};
     mox::tape<net, float> tape;
@@ -128,7 +130,8 @@ TEST_CASE("the largest scores of each sequence pass, the other tokens stay as th
         }
         std::sort(score.begin(), score.end());
         const index_t k = std::max<index_t>(1, 2 * n / 5);
-        for (index_t i = 0; i < k; ++i) want.push_back(static_cast<mox::row_t>(score[static_cast<std::size_t>(i)].second));
+        for (index_t i = 0; i < k; ++i)
+            want.push_back(static_cast<mox::row_t>(score[static_cast<std::size_t>(i)].second));
         begin += n;
     }
     std::sort(want.begin(), want.end());
@@ -144,8 +147,10 @@ TEST_CASE("the weight of the contribution is a(r)", "[property][depth]") {
     // y = x + a(r) (block(x_S) - x) with the unweighted layer giving block(x_S).
     using bare = sparse<500>;
     using weighted_s = mox::stack<mox::depth<block, mox::route::learned, mox::keep_permille<500>>>;
-    using weighted_i = mox::stack<mox::depth<block, mox::keep_permille<500>, mox::weighting::identity, mox::route::learned>>;
-    using weighted_t = mox::stack<mox::depth<block, mox::route::learned, mox::weighting::tanh, mox::keep_permille<500>>>;
+    using weighted_i =
+        mox::stack<mox::depth<block, mox::keep_permille<500>, mox::weighting::identity, mox::route::learned>>;
+    using weighted_t =
+        mox::stack<mox::depth<block, mox::route::learned, mox::weighting::tanh, mox::keep_permille<500>>>;
     mox::params<bare, double> wb{mox::init::standard, 3};
     wb.write("0.router", values::normal<double>(1, D, 55).v);
     mox::params<weighted_s, double> ws;

@@ -16,8 +16,9 @@ using mox::index_t;
 constexpr index_t D = 32, V = 50;
 constexpr mox::attention_spec heads{.width = D, .heads = 4, .kv_heads = 2};
 using attend = mox::residual<mox::rms_norm<D>, mox::attention<heads>>;
-using mix = mox::residual<mox::rms_norm<D>, mox::moe<mox::experts<4, mox::swiglu<D, 48>>, mox::route::top_k<2>,
-                                                     mox::balance::load<>, mox::balance::z_loss<>>>;
+using mix =
+    mox::residual<mox::rms_norm<D>, mox::moe<mox::experts<4, mox::swiglu<D, 48>>, mox::route::top_k<2>,
+                                             mox::balance::load<>, mox::balance::z_loss<>>>;
 using block = mox::stack<attend, mix>;
 using deep = mox::stack<mox::embedding<V, D>, mox::repeat<12, block>,
                         mox::depth<block, mox::route::learned, mox::keep_permille<500>>, mox::rms_norm<D>,

@@ -2,8 +2,8 @@
 
 #include <vector>
 
-#include <mox/layer/moe.hpp>
 #include <mox/compose/stack.hpp>
+#include <mox/layer/moe.hpp>
 #include <mox/model/run.hpp>
 
 #include "../support/catch.hpp"
@@ -39,7 +39,8 @@ run_result<Net, T> run(const mox::params<Net, T>& w, const values::matrix<T>& x,
 
 TEMPLATE_TEST_CASE("no null experts is top-k bit for bit", "[property][null_experts]", float, double) {
     using plain = mixture<mox::route::top_k<2>, mox::balance::load<>, mox::balance::z_loss<>>;
-    using zero = mixture<mox::balance::load<>, mox::balance::z_loss<>, mox::null_experts<0>, mox::route::top_k<2>>;
+    using zero =
+        mixture<mox::balance::load<>, mox::balance::z_loss<>, mox::null_experts<0>, mox::route::top_k<2>>;
     const mox::params<plain, TestType> wp{mox::init::standard, 5};
     const mox::params<zero, TestType> wz{mox::init::standard, 5};
     mox::params<plain, TestType> gp;
@@ -51,7 +52,8 @@ TEMPLATE_TEST_CASE("no null experts is top-k bit for bit", "[property][null_expe
     REQUIRE(a.dx == b.dx);
     REQUIRE(a.aux == b.aux);
     REQUIRE(a.aux > 0);
-    const std::vector<TestType> fp(gp.flat().begin(), gp.flat().end()), fz(gz.flat().begin(), gz.flat().end());
+    const std::vector<TestType> fp(gp.flat().begin(), gp.flat().end()),
+        fz(gz.flat().begin(), gz.flat().end());
     REQUIRE(values::same_bits(fp, fz));
     // The result is not trivially zero.
     REQUIRE(values::largest_difference(a.y, values::matrix<TestType>(37, 12)) > 1e-6);
@@ -105,7 +107,8 @@ TEST_CASE("null logits shift the cost, never the other gates among themselves", 
             std::vector<double> l(E + M, 0.0);
             for (index_t i = 0; i < D; ++i) {
                 for (index_t e = 0; e < E + M; ++e) {
-                    l[static_cast<std::size_t>(e)] += x(t, i) * router[static_cast<std::size_t>(i * (E + M) + e)];
+                    l[static_cast<std::size_t>(e)] +=
+                        x(t, i) * router[static_cast<std::size_t>(i * (E + M) + e)];
                 }
             }
             std::vector<index_t> order;
@@ -122,7 +125,8 @@ TEST_CASE("null logits shift the cost, never the other gates among themselves", 
                 const double g = std::exp(l[static_cast<std::size_t>(e)]);
                 sum += g;
                 const auto f = experts_output(t, e);
-                for (index_t i = 0; i < D; ++i) want[static_cast<std::size_t>(i)] += g * f[static_cast<std::size_t>(i)];
+                for (index_t i = 0; i < D; ++i)
+                    want[static_cast<std::size_t>(i)] += g * f[static_cast<std::size_t>(i)];
             }
             for (index_t i = 0; i < D; ++i) {
                 const double v = sum > 0 ? want[static_cast<std::size_t>(i)] / sum : 0.0;
@@ -140,9 +144,11 @@ TEST_CASE("null logits shift the cost, never the other gates among themselves", 
 }
 
 TEST_CASE("the ratio of two gates survives a shift of the null logits", "[property][null_experts]") {
-    // Two experts, three nulls, k = 4: two or three nulls are chosen, or two experts and two nulls. While both
-    // experts stay chosen, the output must not change by a single bit when the null logits move together.
-    using net = mox::stack<mox::moe<mox::experts<2, mox::swiglu<8, 8>>, mox::route::top_k<4>, mox::null_experts<3>>>;
+    // Two experts, three nulls, k = 4: two or three nulls are chosen, or two experts and two nulls. While
+    // both experts stay chosen, the output must not change by a single bit when the null logits move
+    // together.
+    using net =
+        mox::stack<mox::moe<mox::experts<2, mox::swiglu<8, 8>>, mox::route::top_k<4>, mox::null_experts<3>>>;
     mox::params<net, float> w{mox::init::standard, 4};
     auto x = values::normal<float>(50, 8, 2);
     for (index_t t = 0; t < 50; ++t) x(t, 0) = 1.0f;
@@ -178,7 +184,8 @@ TEST_CASE("the ratio of two gates survives a shift of the null logits", "[proper
     REQUIRE(changed > 0);
 }
 
-TEST_CASE("a token that chose only null experts gets nothing but the shared layers", "[property][null_experts]") {
+TEST_CASE("a token that chose only null experts gets nothing but the shared layers",
+          "[property][null_experts]") {
     using lonely = mixture<mox::route::top_k<2>, mox::null_experts<2>>;
     using helped = mixture<mox::route::top_k<2>, mox::null_experts<2>, mox::shared<mox::swiglu<12, 16>>>;
     auto x = values::normal<double>(9, 12, 3);

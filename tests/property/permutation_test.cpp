@@ -57,8 +57,8 @@ void check_permutations(index_t rows) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("permuting the tokens permutes outputs and input gradients", "[property][permutation]", float,
-                   double) {
+TEMPLATE_TEST_CASE("permuting the tokens permutes outputs and input gradients", "[property][permutation]",
+                   float, double) {
     using T = TestType;
     using swiglu = mox::swiglu<24, 36>;
     using mlp = mox::mlp<24, 36, mox::activation::gelu, mox::bias::with>;
@@ -67,6 +67,7 @@ TEMPLATE_TEST_CASE("permuting the tokens permutes outputs and input gradients", 
         check_permutations<mox::stack<mox::moe<mox::experts<3, mlp>, mox::route::top_k<3>>>, T>(rows);
         check_permutations<
             mox::stack<mox::moe<mox::experts<6, swiglu>, mox::route::top_k<4>, mox::null_experts<5>,
-                                mox::gate::softmax, mox::shared<mox::swiglu<24, 12>>>>, T>(rows);
+                                mox::gate::softmax, mox::shared<mox::swiglu<24, 12>>>>,
+            T>(rows);
     }
 }

@@ -24,19 +24,20 @@ constexpr index_t D = 24, V = 30;
 constexpr mox::attention_spec heads{.width = D, .heads = 4, .kv_heads = 2};
 template <class Mask>
 using attend = mox::residual<mox::rms_norm<D>, mox::attention<heads, Mask>>;
-using mix = mox::residual<mox::layer_norm<D>,
-                          mox::moe<mox::experts<5, mox::swiglu<D, 20>>, mox::route::top_k<3>, mox::null_experts<2>,
-                                   mox::shared<mox::swiglu<D, 12>>>>;
+using mix =
+    mox::residual<mox::layer_norm<D>, mox::moe<mox::experts<5, mox::swiglu<D, 20>>, mox::route::top_k<3>,
+                                               mox::null_experts<2>, mox::shared<mox::swiglu<D, 12>>>>;
 template <class Mask>
 using block = mox::stack<attend<Mask>, mix>;
 
 using net = mox::stack<mox::embedding<V, D>, block<mox::mask::causal>,
                        mox::depth<block<mox::mask::causal>, mox::route::learned, mox::keep_permille<400>>,
                        mox::rms_norm<D>, mox::linear<D, V>>;
-using seeing = mox::stack<
-    mox::embedding<V, D>, block<mox::mask::full>,
-    mox::depth<block<mox::mask::full>, mox::route::attention_received, mox::keep_permille<400>>,
-    mox::depth<mix, mox::route::attention_received, mox::keep_permille<250>>, mox::linear<D, V, mox::bias::with>>;
+using seeing =
+    mox::stack<mox::embedding<V, D>, block<mox::mask::full>,
+               mox::depth<block<mox::mask::full>, mox::route::attention_received, mox::keep_permille<400>>,
+               mox::depth<mix, mox::route::attention_received, mox::keep_permille<250>>,
+               mox::linear<D, V, mox::bias::with>>;
 
 // Lengths around the sizes of tiles and blocks, with empty sequences at both ends and in the middle.
 const std::vector<index_t> lengths{0, 1, 5, 0, 0, 6, 7, 48, 1, 49, 130, 2, 0};
@@ -57,7 +58,8 @@ void check_ragged() {
     index_t begin = 0;
     for (const index_t n : lengths) {
         INFO("sequence of " << n << " tokens from row " << begin);
-        const auto mine = mox::token_ids(ids).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n));
+        const auto mine =
+            mox::token_ids(ids).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n));
         REQUIRE(values::copy(mox::infer<Net>(w, mine, alone)) == values::middle(inferred, begin, n));
         REQUIRE(values::copy(mox::forward<Net>(w, mine, alone)) == values::middle(trained, begin, n));
         values::assign(alone.output_grad(), values::middle(dy, begin, n));
@@ -86,7 +88,8 @@ void check_ragged() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a ragged batch equals each sequence alone bit for bit", "[property][ragged]", float, double) {
+TEMPLATE_TEST_CASE("a ragged batch equals each sequence alone bit for bit", "[property][ragged]", float,
+                   double) {
     check_ragged<net, TestType>();
     check_ragged<seeing, TestType>();
 }

@@ -67,10 +67,11 @@ TEST_CASE("an expert does not depend on how many others there are", "[property][
 }
 
 TEST_CASE("standard deviations are those of the definition", "[property][seed]") {
-    using wide = mox::stack<mox::embedding<400, 64>,
-                            mox::residual<mox::rms_norm<64>, mox::mlp<64, 256>>,
-                            mox::residual<mox::rms_norm<64>, mox::moe<mox::experts<4, mox::swiglu<64, 100>>, mox::route::top_k<1>>>,
-                            mox::linear<64, 300>>;
+    using wide =
+        mox::stack<mox::embedding<400, 64>, mox::residual<mox::rms_norm<64>, mox::mlp<64, 256>>,
+                   mox::residual<mox::rms_norm<64>,
+                                 mox::moe<mox::experts<4, mox::swiglu<64, 100>>, mox::route::top_k<1>>>,
+                   mox::linear<64, 300>>;
     const mox::params<wide, double> w{mox::init::standard, 3};
     const auto deviation = [&](const char* path) {
         double sum = 0, squares = 0;

@@ -16,19 +16,22 @@ using mox::row_t;
 constexpr index_t D = 48, V = 70;
 constexpr mox::attention_spec heads{.width = D, .heads = 4, .kv_heads = 2};
 using attend = mox::residual<mox::rms_norm<D>, mox::attention<heads>>;
-using mix = mox::residual<mox::layer_norm<D>,
-                          mox::moe<mox::experts<6, mox::swiglu<D, 40>>, mox::route::top_k<3>, mox::null_experts<2>,
-                                   mox::balance::load<>, mox::balance::load_per_sequence<>, mox::balance::z_loss<>,
-                                   mox::shared<mox::swiglu<D, 16>>>>;
-using biased = mox::residual<mox::rms_norm<D>,
-                             mox::moe<mox::experts<4, mox::mlp<D, 40, mox::activation::gelu, mox::bias::with>>,
-                                      mox::route::top_k<2>, mox::gate::softmax>>;
+using mix =
+    mox::residual<mox::layer_norm<D>,
+                  mox::moe<mox::experts<6, mox::swiglu<D, 40>>, mox::route::top_k<3>, mox::null_experts<2>,
+                           mox::balance::load<>, mox::balance::load_per_sequence<>, mox::balance::z_loss<>,
+                           mox::shared<mox::swiglu<D, 16>>>>;
+using biased =
+    mox::residual<mox::rms_norm<D>,
+                  mox::moe<mox::experts<4, mox::mlp<D, 40, mox::activation::gelu, mox::bias::with>>,
+                           mox::route::top_k<2>, mox::gate::softmax>>;
 using block = mox::stack<attend, mix>;
-using net = mox::stack<
-    mox::embedding<V, D>,
-    mox::repeat<2, mox::stack<block, mox::depth<mox::stack<attend, biased>, mox::route::learned, mox::keep_permille<400>>>>,
-    mox::depth<block, mox::route::attention_received, mox::keep_permille<300>>, mox::rms_norm<D>,
-    mox::linear<D, V, mox::bias::with>>;
+using net =
+    mox::stack<mox::embedding<V, D>,
+               mox::repeat<2, mox::stack<block, mox::depth<mox::stack<attend, biased>, mox::route::learned,
+                                                           mox::keep_permille<400>>>>,
+               mox::depth<block, mox::route::attention_received, mox::keep_permille<300>>, mox::rms_norm<D>,
+               mox::linear<D, V, mox::bias::with>>;
 
 template <class T>
 struct history {
@@ -82,8 +85,8 @@ TEMPLATE_TEST_CASE("one, two and three threads give the same bits", "[property][
     mox::thread_pool one(1), two(2), three(3);
     backwards_executor backwards;
     int number = 0;
-    for (const mox::executor_ref exec : {mox::executor_ref(one), mox::executor_ref(two), mox::executor_ref(three),
-                                         mox::executor_ref(backwards)}) {
+    for (const mox::executor_ref exec : {mox::executor_ref(one), mox::executor_ref(two),
+                                         mox::executor_ref(three), mox::executor_ref(backwards)}) {
         INFO("executor " << number++);
         const auto h = train<T>(exec);
         REQUIRE(values::same_bits(h.losses, serial.losses));
@@ -96,8 +99,9 @@ TEMPLATE_TEST_CASE("one, two and three threads give the same bits", "[property][
 }
 
 TEST_CASE("decoding does not depend on the threads", "[property][threads]") {
-    using causal = mox::stack<mox::embedding<V, D>, block,
-                              mox::depth<block, mox::route::learned, mox::keep_permille<500>>, mox::linear<D, V>>;
+    using causal =
+        mox::stack<mox::embedding<V, D>, block,
+                   mox::depth<block, mox::route::learned, mox::keep_permille<500>>, mox::linear<D, V>>;
     const mox::params<causal, float> w{mox::init::standard, 3};
     const auto ids = values::ids(40, V, 1);
     const auto run = [&](mox::executor_ref exec) {

@@ -26,7 +26,8 @@ struct router {
         counts.assign(static_cast<std::size_t>(outputs), 0);
         for (index_t t = 0; t < tokens; ++t) {
             double sum = 0;
-            for (index_t e = 0; e < outputs; ++e) sum += std::exp(logits[static_cast<std::size_t>(t * outputs + e)]);
+            for (index_t e = 0; e < outputs; ++e)
+                sum += std::exp(logits[static_cast<std::size_t>(t * outputs + e)]);
             lse[static_cast<std::size_t>(t)] = std::log(sum);
             for (index_t e = 0; e < outputs; ++e) {
                 const auto i = static_cast<std::size_t>(t * outputs + e);
@@ -59,7 +60,8 @@ router random_router(index_t tokens, index_t experts, index_t nulls, index_t slo
         r.logits.push_back(1.5 * numbers.normal(i));
     }
     for (index_t t = 0; t < tokens; ++t) {
-        const index_t first = static_cast<index_t>(numbers.bits(static_cast<std::uint64_t>(9999 + t))) % r.outputs;
+        const index_t first =
+            static_cast<index_t>(numbers.bits(static_cast<std::uint64_t>(9999 + t))) % r.outputs;
         for (index_t j = 0; j < slots; ++j) r.chosen.push_back(static_cast<row_t>((first + j) % r.outputs));
     }
     return r;
@@ -128,10 +130,12 @@ TEST_CASE("balance: the load loss against its formula, with and without null exp
         double expected = 0, null_frequency = 0;
         std::vector<double> f(static_cast<std::size_t>(outputs), 0);
         for (row_t e : r.chosen) f[static_cast<std::size_t>(e)] += 1.0 / 22.0;
-        for (index_t e = 4; e < outputs; ++e) null_frequency += f[static_cast<std::size_t>(e)] / static_cast<double>(nulls);
+        for (index_t e = 4; e < outputs; ++e)
+            null_frequency += f[static_cast<std::size_t>(e)] / static_cast<double>(nulls);
         for (index_t e = 0; e < outputs; ++e) {
             double p = 0;
-            for (index_t t = 0; t < 11; ++t) p += r.probability[static_cast<std::size_t>(t * outputs + e)] / 11.0;
+            for (index_t t = 0; t < 11; ++t)
+                p += r.probability[static_cast<std::size_t>(t * outputs + e)] / 11.0;
             expected += (e < 4 ? f[static_cast<std::size_t>(e)] : null_frequency) * p;
         }
         CHECK(r.value<load>() == Approx(0.3 * static_cast<double>(outputs) * expected).epsilon(1e-13));

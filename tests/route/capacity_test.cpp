@@ -19,7 +19,8 @@ TEST_CASE("capacity: the limit is the rounded-up share", "[route][capacity]") {
     for (index_t tokens = 1; tokens < 70; ++tokens) {
         for (index_t experts = 1; experts < 9; ++experts) {
             const double exact = 1.5 * 2.0 * static_cast<double>(tokens) / static_cast<double>(experts);
-            CHECK(capacity::factor<1500>::limit(tokens, 2, experts) == static_cast<index_t>(std::ceil(exact)));
+            CHECK(capacity::factor<1500>::limit(tokens, 2, experts) ==
+                  static_cast<index_t>(std::ceil(exact)));
         }
     }
 }

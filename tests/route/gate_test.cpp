@@ -94,8 +94,10 @@ TEST_CASE("gate: renormalised weights of true experts sum to one, null experts g
         const auto g = r.gates<gate::renormalised>();
         double sum = 0;
         for (std::size_t j = 0; j < 3; ++j) {
-            if (r.chosen[j] >= 4) CHECK(g[j] == 0.0);
-            else CHECK(g[j] > 0.0);
+            if (r.chosen[j] >= 4)
+                CHECK(g[j] == 0.0);
+            else
+                CHECK(g[j] > 0.0);
             sum += g[j];
         }
         CHECK(sum == Approx(1.0).epsilon(1e-14));

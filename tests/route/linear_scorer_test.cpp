@@ -15,7 +15,8 @@ namespace {
 template <class T>
 void check_scorer(index_t tokens, index_t width, index_t outputs, double bound) {
     using layout = kernel::panel_layout<T>;
-    const random_stream numbers(static_cast<std::uint64_t>(tokens * 100 + width), static_cast<std::uint64_t>(outputs));
+    const random_stream numbers(static_cast<std::uint64_t>(tokens * 100 + width),
+                                static_cast<std::uint64_t>(outputs));
     std::uint64_t next = 0;
     const auto number = [&] { return static_cast<T>(numbers.normal(next++)); };
     buffer<T> memory(width * layout::padded(outputs)), gradient(width * layout::padded(outputs));
@@ -36,7 +37,8 @@ void check_scorer(index_t tokens, index_t width, index_t outputs, double bound) 
     for (index_t t = 0; t < tokens; ++t) {
         for (index_t e = 0; e < outputs; ++e) {
             double sum = 0;
-            for (index_t k = 0; k < width; ++k) sum += static_cast<double>(xs(t, k)) * static_cast<double>(r(k, e));
+            for (index_t k = 0; k < width; ++k)
+                sum += static_cast<double>(xs(t, k)) * static_cast<double>(r(k, e));
             CHECK(std::abs(static_cast<double>(ls(t, e)) - sum) < bound);
         }
     }
@@ -66,7 +68,8 @@ void check_scorer(index_t tokens, index_t width, index_t outputs, double bound) 
                             sum += static_cast<double>(dls(t, e)) * static_cast<double>(r(k, e));
                         }
                     }
-                    CHECK(std::abs(static_cast<double>(dx[static_cast<std::size_t>(t * width + k)]) - sum) < bound);
+                    CHECK(std::abs(static_cast<double>(dx[static_cast<std::size_t>(t * width + k)]) - sum) <
+                          bound);
                 }
             }
         }

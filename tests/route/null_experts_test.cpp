@@ -35,7 +35,8 @@ const std::vector<double> tokens{0.5, 1.0, 0.2, 0.7, 0.1, 0.9, 1.5, 0.3, 1.1, 0.
 
 }  // namespace
 
-TEST_CASE("null experts: a token of null choices gets zero, in output and gradients", "[route][null_experts]") {
+TEST_CASE("null experts: a token of null choices gets zero, in output and gradients",
+          "[route][null_experts]") {
     using all_null = net<2, 2>;
     const auto w = filled<all_null>(100);
     tape<all_null, double> t;

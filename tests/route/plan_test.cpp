@@ -21,7 +21,8 @@ struct choices {
 };
 
 // Distinct random choices for every token.
-choices random_choices(index_t tokens, index_t per_token, index_t experts, index_t nulls, std::uint64_t seed) {
+choices random_choices(index_t tokens, index_t per_token, index_t experts, index_t nulls,
+                       std::uint64_t seed) {
     choices c{tokens, per_token, experts, experts + nulls, {}, {}};
     const random_stream numbers(seed, 7);
     std::uint64_t n = 0;
@@ -29,8 +30,8 @@ choices random_choices(index_t tokens, index_t per_token, index_t experts, index
         std::vector<row_t> all;
         for (index_t e = 0; e < c.outputs; ++e) all.push_back(static_cast<row_t>(e));
         for (index_t j = 0; j < per_token; ++j) {
-            const auto pick = static_cast<std::size_t>(j) +
-                              numbers.bits(n++) % static_cast<std::size_t>(c.outputs - j);
+            const auto pick =
+                static_cast<std::size_t>(j) + numbers.bits(n++) % static_cast<std::size_t>(c.outputs - j);
             std::swap(all[static_cast<std::size_t>(j)], all[pick]);
             c.chosen.push_back(all[static_cast<std::size_t>(j)]);
             c.gate.push_back(numbers.uniform(1000 + n));
@@ -41,13 +42,15 @@ choices random_choices(index_t tokens, index_t per_token, index_t experts, index
 
 }  // namespace
 
-TEST_CASE("plan: every true choice has exactly one slot, sorted by expert, tokens ascending", "[route][plan]") {
+TEST_CASE("plan: every true choice has exactly one slot, sorted by expert, tokens ascending",
+          "[route][plan]") {
     for (const index_t tokens : {index_t{0}, index_t{1}, index_t{2}, index_t{17}, index_t{100}}) {
         for (const index_t experts : {index_t{1}, index_t{2}, index_t{5}}) {
             for (const index_t nulls : {index_t{0}, index_t{3}}) {
                 for (index_t k = 1; k <= std::min<index_t>(3, experts + nulls); ++k) {
                     CAPTURE(tokens, experts, nulls, k);
-                    choices c = random_choices(tokens, k, experts, nulls, static_cast<std::uint64_t>(tokens + k));
+                    choices c =
+                        random_choices(tokens, k, experts, nulls, static_cast<std::uint64_t>(tokens + k));
                     const std::vector<row_t> before = c.chosen;
                     arena memory;
                     const route::plan<double> p = route::make_plan<double>(
@@ -63,7 +66,8 @@ TEST_CASE("plan: every true choice has exactly one slot, sorted by expert, token
                     CHECK(p.groups().count == experts);
                     std::vector<row_t> counts(static_cast<std::size_t>(c.outputs), 0);
                     for (row_t e : before) ++counts[static_cast<std::size_t>(e)];
-                    for (index_t e = 0; e < c.outputs; ++e) CHECK(p.counts[e] == counts[static_cast<std::size_t>(e)]);
+                    for (index_t e = 0; e < c.outputs; ++e)
+                        CHECK(p.counts[e] == counts[static_cast<std::size_t>(e)]);
                     std::set<row_t> seen;
                     for (index_t e = 0; e < experts; ++e) {
                         CHECK(p.offsets[e + 1] - p.offsets[e] == counts[static_cast<std::size_t>(e)]);
@@ -76,7 +80,8 @@ TEST_CASE("plan: every true choice has exactly one slot, sorted by expert, token
                             if (s > p.offsets[e]) CHECK(p.token[s] > p.token[s - 1]);
                         }
                     }
-                    const auto real = std::count_if(before.begin(), before.end(), [&](row_t e) { return e < experts; });
+                    const auto real =
+                        std::count_if(before.begin(), before.end(), [&](row_t e) { return e < experts; });
                     CHECK(static_cast<index_t>(seen.size()) == static_cast<index_t>(real));
                     CHECK(p.slots == static_cast<index_t>(real));
                 }
@@ -91,8 +96,8 @@ TEST_CASE("plan: capacity admits first choices in token order, then second ones"
     const std::vector<float> gate{.1f, .2f, .3f, .4f, .5f, .6f, .7f, .8f};
     arena memory;
     const auto p = route::make_plan<float>(memory, 4, 2, 2, 2, chosen.data(), gate.data(), 2);
-    // First choices: token 0 -> 1, tokens 1, 2 -> 0, token 3 finds 0 full. Second: token 0 finds 0 full, token 1
-    // takes the last place of 1, tokens 2 and 3 find it full.
+    // First choices: token 0 -> 1, tokens 1, 2 -> 0, token 3 finds 0 full. Second: token 0 finds 0 full,
+    // token 1 takes the last place of 1, tokens 2 and 3 find it full.
     CHECK(chosen == std::vector<row_t>{1, -1, 0, 1, 0, -1, -1, -1});
     CHECK(p.dropped == 4);
     CHECK(p.slots == 4);
@@ -136,7 +141,8 @@ TEST_CASE("plan: against a plain simulation of admission", "[route][plan]") {
                 }
             }
             arena memory;
-            const auto p = route::make_plan<double>(memory, 31, 3, 4, 5, c.chosen.data(), c.gate.data(), limit);
+            const auto p =
+                route::make_plan<double>(memory, 31, 3, 4, 5, c.chosen.data(), c.gate.data(), limit);
             CHECK(c.chosen == expected);
             CHECK(p.dropped == dropped);
             for (index_t e = 0; e < 4; ++e) {

@@ -27,19 +27,24 @@ TEST_CASE("policy: kinds are found by their tag, in order, wherever they stand",
     using load = balance::load<>;
     static_assert(std::is_same_v<all<route::balance_policy, z, route::top_k<2>, load>, leaves<z, load>>);
     static_assert(std::is_same_v<all<route::balance_policy, load, gate::softmax, z>, leaves<load, z>>);
-    static_assert(std::is_same_v<all<route::selector_policy, z, route::top_k<2>, load>, leaves<route::top_k<2>>>);
+    static_assert(
+        std::is_same_v<all<route::selector_policy, z, route::top_k<2>, load>, leaves<route::top_k<2>>>);
     static_assert(std::is_same_v<all<route::capacity_policy, z, load>, leaves<>>);
     static_assert(std::is_same_v<all<route::capacity_policy>, leaves<>>);
-    static_assert(std::is_same_v<all<route::gate_policy, no_policy, int, gate::softmax>, leaves<gate::softmax>>);
+    static_assert(
+        std::is_same_v<all<route::gate_policy, no_policy, int, gate::softmax>, leaves<gate::softmax>>);
     SUCCEED();
 }
 
 TEST_CASE("policy: a default stands in for a missing kind only", "[route][policy]") {
-    static_assert(std::is_same_v<route::one_of_kind<route::gate_policy, gate::renormalised>, gate::renormalised>);
-    static_assert(std::is_same_v<route::one_of_kind<route::gate_policy, gate::renormalised, null_experts<2>, gate::softmax>,
-                                 gate::softmax>);
-    static_assert(std::is_same_v<route::one_of_kind<route::capacity_policy, capacity::dropless, capacity::factor<1250>>,
-                                 capacity::factor<1250>>);
+    static_assert(
+        std::is_same_v<route::one_of_kind<route::gate_policy, gate::renormalised>, gate::renormalised>);
+    static_assert(std::is_same_v<
+                  route::one_of_kind<route::gate_policy, gate::renormalised, null_experts<2>, gate::softmax>,
+                  gate::softmax>);
+    static_assert(
+        std::is_same_v<route::one_of_kind<route::capacity_policy, capacity::dropless, capacity::factor<1250>>,
+                       capacity::factor<1250>>);
     SUCCEED();
 }
 

@@ -21,8 +21,8 @@ template <index_t K>
 std::vector<row_t> chosen_by(const std::vector<double>& logits, index_t rows = 1) {
     const index_t cols = static_cast<index_t>(logits.size()) / rows;
     std::vector<row_t> chosen(static_cast<std::size_t>(rows * K), -7);
-    route::top_k<K>::template select<double>(executor_ref(), matrix_view<const double>(logits.data(), rows, cols),
-                                             chosen.data());
+    route::top_k<K>::template select<double>(
+        executor_ref(), matrix_view<const double>(logits.data(), rows, cols), chosen.data());
     return chosen;
 }
 
@@ -56,19 +56,22 @@ TEST_CASE("top_k: against a stable sort, rows apart, with threads", "[route][top
     std::vector<double> logits;
     const random_stream numbers(3, 1);
     // Few different values, so that ties are common.
-    for (std::uint64_t i = 0; i < rows * cols; ++i) logits.push_back(static_cast<double>(numbers.bits(i) % 6));
+    for (std::uint64_t i = 0; i < rows * cols; ++i)
+        logits.push_back(static_cast<double>(numbers.bits(i) % 6));
     rows_of expected;
     for (index_t t = 0; t < rows; ++t) {
         rows_of order(cols);
         std::iota(order.begin(), order.end(), 0);
         std::stable_sort(order.begin(), order.end(), [&](row_t a, row_t b) {
-            return logits[static_cast<std::size_t>(t * cols + a)] > logits[static_cast<std::size_t>(t * cols + b)];
+            return logits[static_cast<std::size_t>(t * cols + a)] >
+                   logits[static_cast<std::size_t>(t * cols + b)];
         });
         expected.insert(expected.end(), order.begin(), order.begin() + k);
     }
     CHECK(chosen_by<k>(logits, rows) == expected);
     thread_pool pool(3);
     rows_of chosen(rows * k);
-    route::top_k<k>::select<double>(pool, matrix_view<const double>(logits.data(), rows, cols), chosen.data());
+    route::top_k<k>::select<double>(pool, matrix_view<const double>(logits.data(), rows, cols),
+                                    chosen.data());
     CHECK(chosen == expected);
 }

@@ -17,11 +17,13 @@ void check_registers() {
     for (index_t n = 0; n <= L; ++n) {
         out.assign(out.size(), T(-9));
         simd::store(out.data(), simd::load_upto<T>(in.data(), n));
-        for (index_t i = 0; i < L; ++i) CHECK(out[static_cast<std::size_t>(i)] == (i < n ? in[static_cast<std::size_t>(i)] : T(0)));
+        for (index_t i = 0; i < L; ++i)
+            CHECK(out[static_cast<std::size_t>(i)] == (i < n ? in[static_cast<std::size_t>(i)] : T(0)));
         CHECK(out.back() == T(-9));
         out.assign(out.size(), T(-9));
         simd::store_upto(out.data(), simd::load<T>(in.data()), n);
-        for (index_t i = 0; i <= L; ++i) CHECK(out[static_cast<std::size_t>(i)] == (i < n ? in[static_cast<std::size_t>(i)] : T(-9)));
+        for (index_t i = 0; i <= L; ++i)
+            CHECK(out[static_cast<std::size_t>(i)] == (i < n ? in[static_cast<std::size_t>(i)] : T(-9)));
     }
     T sum = 0, best = in[0];
     for (T v : in) {

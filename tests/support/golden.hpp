@@ -35,7 +35,9 @@ public:
     golden(const std::string& name, std::vector<char> bytes) : name_(name) { parse(std::move(bytes)); }
 
     golden_tensor<double> tensor(const std::string& key) const { return read<double>(key, "F64"); }
-    golden_tensor<std::int64_t> integers(const std::string& key) const { return read<std::int64_t>(key, "I64"); }
+    golden_tensor<std::int64_t> integers(const std::string& key) const {
+        return read<std::int64_t>(key, "I64");
+    }
     const nlohmann::json& config() const noexcept { return config_; }
     bool has(const std::string& key) const { return key != "__metadata__" && header_.contains(key); }
 
@@ -77,7 +79,9 @@ private:
         return t;
     }
 
-    [[noreturn]] void fail(const std::string& what) const { throw std::runtime_error("golden " + name_ + ": " + what); }
+    [[noreturn]] void fail(const std::string& what) const {
+        throw std::runtime_error("golden " + name_ + ": " + what);
+    }
 
     std::string name_;
     nlohmann::json header_;

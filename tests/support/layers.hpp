@@ -18,7 +18,8 @@ template <class T>
 std::vector<T> normal_numbers(index_t count, std::uint64_t seed, double scale = 1) {
     const mox::random_stream numbers(seed, 77);
     std::vector<T> v;
-    for (index_t i = 0; i < count; ++i) v.push_back(static_cast<T>(scale * numbers.normal(static_cast<std::uint64_t>(i))));
+    for (index_t i = 0; i < count; ++i)
+        v.push_back(static_cast<T>(scale * numbers.normal(static_cast<std::uint64_t>(i))));
     return v;
 }
 
@@ -34,7 +35,8 @@ template <class Net, class T>
 mox::params<Net, T> random_params(std::uint64_t seed, double scale = 0.5) {
     mox::params<Net, T> w;
     for (const auto& info : mox::params<Net, T>::tensors()) {
-        w.write(info, normal_numbers<T>(info.spec.logical_size(), seed + 1000 * static_cast<std::uint64_t>(info.ordinal), scale));
+        w.write(info, normal_numbers<T>(info.spec.logical_size(),
+                                        seed + 1000 * static_cast<std::uint64_t>(info.ordinal), scale));
     }
     return w;
 }
@@ -42,13 +44,15 @@ mox::params<Net, T> random_params(std::uint64_t seed, double scale = 0.5) {
 template <class Net, class T>
 std::vector<T> run_forward(const mox::params<Net, T>& w, const std::vector<T>& x, const mox::batch& rows,
                            mox::tape<Net, T>& tape) {
-    return flat<T>(mox::forward<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
+    return flat<T>(
+        mox::forward<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
 }
 
 template <class Net, class T>
 std::vector<T> run_infer(const mox::params<Net, T>& w, const std::vector<T>& x, const mox::batch& rows,
                          mox::tape<Net, T>& tape) {
-    return flat<T>(mox::infer<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
+    return flat<T>(
+        mox::infer<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
 }
 
 /// Backward after run_forward; returns the gradient of the input.

@@ -34,8 +34,12 @@ struct panel_matrices {
             }
         }
     }
-    mox::kernel::panel_view<T> view(index_t m = 0) { return {memory.data() + m * rows * padded, rows, padded}; }
-    double at(index_t m, index_t k, index_t n) const { return plain[static_cast<std::size_t>((m * rows + k) * cols + n)]; }
+    mox::kernel::panel_view<T> view(index_t m = 0) {
+        return {memory.data() + m * rows * padded, rows, padded};
+    }
+    double at(index_t m, index_t k, index_t n) const {
+        return plain[static_cast<std::size_t>((m * rows + k) * cols + n)];
+    }
 };
 
 /// Random rows with a distance between them, guards behind the valid columns.
@@ -46,15 +50,20 @@ struct guarded_rows {
     std::vector<T> values;
 
     guarded_rows(index_t rows_, index_t cols_, std::uint64_t seed, double scale = 1)
-        : rows(rows_), cols(cols_), stride(cols_ + 3), values(static_cast<std::size_t>(rows_ * stride + 1), guard) {
+        : rows(rows_), cols(cols_), stride(cols_ + 3),
+          values(static_cast<std::size_t>(rows_ * stride + 1), guard) {
         const mox::random_stream numbers(seed, 12);
         std::uint64_t next = 0;
         for (index_t i = 0; i < rows; ++i) {
-            for (index_t j = 0; j < cols; ++j) values[static_cast<std::size_t>(i * stride + j)] = static_cast<T>(scale * numbers.normal(next++));
+            for (index_t j = 0; j < cols; ++j)
+                values[static_cast<std::size_t>(i * stride + j)] =
+                    static_cast<T>(scale * numbers.normal(next++));
         }
     }
     mox::matrix_view<T> view() { return {values.data(), rows, cols, stride}; }
-    double operator()(index_t i, index_t j) const { return static_cast<double>(values[static_cast<std::size_t>(i * stride + j)]); }
+    double operator()(index_t i, index_t j) const {
+        return static_cast<double>(values[static_cast<std::size_t>(i * stride + j)]);
+    }
     bool guards_hold() const {
         for (index_t i = 0; i < rows; ++i) {
             for (index_t j = cols; j < stride; ++j) {

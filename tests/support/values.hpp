@@ -32,7 +32,8 @@ struct matrix {
     T& operator()(index_t i, index_t j) { return v[static_cast<std::size_t>(i * c + j)]; }
     const T& operator()(index_t i, index_t j) const { return v[static_cast<std::size_t>(i * c + j)]; }
     bool operator==(const matrix& o) const {
-        return r == o.r && c == o.c && (v.empty() || std::memcmp(v.data(), o.v.data(), v.size() * sizeof(T)) == 0);
+        return r == o.r && c == o.c &&
+               (v.empty() || std::memcmp(v.data(), o.v.data(), v.size() * sizeof(T)) == 0);
     }
 };
 

@@ -22,10 +22,11 @@ namespace {
 using mox::index_t;
 
 constexpr mox::attention_spec heads{.width = 10, .heads = 5};
-using block = mox::stack<mox::residual<mox::layer_norm<10>, mox::attention<heads>>,
-                         mox::residual<mox::rms_norm<10>,
-                                       mox::moe<mox::experts<3, mox::mlp<10, 13, mox::activation::gelu, mox::bias::with>>,
-                                                mox::route::top_k<2>, mox::shared<mox::swiglu<10, 7>>>>>;
+using block = mox::stack<
+    mox::residual<mox::layer_norm<10>, mox::attention<heads>>,
+    mox::residual<mox::rms_norm<10>,
+                  mox::moe<mox::experts<3, mox::mlp<10, 13, mox::activation::gelu, mox::bias::with>>,
+                           mox::route::top_k<2>, mox::shared<mox::swiglu<10, 7>>>>>;
 using net = mox::stack<mox::embedding<11, 10>, mox::repeat<2, block>,
                        mox::depth<block, mox::route::learned, mox::keep_permille<500>>,
                        mox::linear<10, 11, mox::bias::with>>;

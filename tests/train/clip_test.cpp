@@ -53,7 +53,8 @@ TEMPLATE_TEST_CASE("the norm is the root of the sum of squares", "[train][clip]"
     REQUIRE(mox::global_norm(g, pool) == mox::global_norm(g));
 }
 
-TEMPLATE_TEST_CASE("gradients beyond the limit are scaled to it, others stay", "[train][clip]", float, double) {
+TEMPLATE_TEST_CASE("gradients beyond the limit are scaled to it, others stay", "[train][clip]", float,
+                   double) {
     using T = TestType;
     mox::params<net, T> g;
     const auto before = fill(g, 0.3);

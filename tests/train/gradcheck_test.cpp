@@ -1,4 +1,5 @@
-// The layers below are written as a user writes them; most are broken on purpose, to see that gradcheck says so.
+// The layers below are written as a user writes them; most are broken on purpose, to see that gradcheck says
+// so.
 
 #include <mox/train/gradcheck.hpp>
 
@@ -40,7 +41,8 @@ template <fault F = fault::none>
 struct scaled {
     static constexpr index_t in = 5;
     static constexpr index_t out = 5;
-    static constexpr std::array parameters{mox::parameter{.name = "gain", .cols = 5, .init = mox::fill::ones}};
+    static constexpr std::array parameters{
+        mox::parameter{.name = "gain", .cols = 5, .init = mox::fill::ones}};
     static constexpr double flops(double) { return 5; }
 
     template <class T>
@@ -53,7 +55,8 @@ struct scaled {
                         mox::matrix_view<T> y) {
         const T* gain = w[0];
         for (index_t t = 0; t < x.rows; ++t) {
-            for (index_t j = 0; j < in; ++j) y(t, j) = F == fault::unused_parameter ? x(t, j) : gain[j] * x(t, j);
+            for (index_t j = 0; j < in; ++j)
+                y(t, j) = F == fault::unused_parameter ? x(t, j) : gain[j] * x(t, j);
         }
         if (F != fault::no_record) ctx.save(record<T>{x});
     }
@@ -71,7 +74,8 @@ struct scaled {
             if (F == fault::wrong_gradient) sum *= 2;
             if (F == fault::wrong_sign_once && j == 3) sum = -sum;
             if (F == fault::zero_gradient || F == fault::unused_parameter) sum = 0;
-            const bool add = (ctx.accumulate && F != fault::never_accumulates) || F == fault::always_accumulates;
+            const bool add =
+                (ctx.accumulate && F != fault::never_accumulates) || F == fault::always_accumulates;
             dgain[j] = add ? dgain[j] + sum : sum;
         }
         if (!ctx.input_gradient) return;
@@ -103,7 +107,8 @@ TEST_CASE("a right layer passes, alone and inside others", "[train][gradcheck]")
     REQUIRE(alone.worst() < 1e-8);
     REQUIRE(alone.skipped() == 0);
 
-    using mixed = mox::stack<scaled<>, mox::residual<scaled<>, mox::rms_norm<5>, mox::swiglu<5, 6>>, scaled<>>;
+    using mixed =
+        mox::stack<scaled<>, mox::residual<scaled<>, mox::rms_norm<5>, mox::swiglu<5, 6>>, scaled<>>;
     const auto r = mox::gradcheck<mixed>();
     INFO(r.message);
     REQUIRE(r.passed);
@@ -158,7 +163,8 @@ TEST_CASE("a gradient that does not accumulate fails", "[train][gradcheck]") {
 TEST_CASE("a gradient that is zero everywhere fails unless it may be", "[train][gradcheck]") {
     const auto r = mox::gradcheck<net<fault::unused_parameter>>();
     REQUIRE_FALSE(r.passed);
-    REQUIRE(r.message == "0.gain: this gradient is zero everywhere; list it in may_be_zero when that is right");
+    REQUIRE(r.message ==
+            "0.gain: this gradient is zero everywhere; list it in may_be_zero when that is right");
     REQUIRE(r.rows[0].always_zero);
     const auto allowed = mox::gradcheck<net<fault::unused_parameter>>({.may_be_zero = {"0.gain"}});
     REQUIRE(allowed.message == "ok");
@@ -167,9 +173,10 @@ TEST_CASE("a gradient that is zero everywhere fails unless it may be", "[train][
 }
 
 TEST_CASE("a layer that forgets its record is refused in backward", "[train][gradcheck]") {
-    REQUIRE_THROWS_WITH(mox::gradcheck<net<fault::no_record>>(),
-                        "mox::backward: the tape does not hold the forward pass of this network; call mox::forward "
-                        "with the same tape first");
+    REQUIRE_THROWS_WITH(
+        mox::gradcheck<net<fault::no_record>>(),
+        "mox::backward: the tape does not hold the forward pass of this network; call mox::forward "
+        "with the same tape first");
 }
 
 TEST_CASE("the fault is found behind other layers too", "[train][gradcheck]") {

@@ -11,9 +11,10 @@ namespace mox::inline MOX_ABI::detail {
 /// One joint between neighbours. The widths are template arguments so that the compiler prints them.
 template <index_t OutputOfLayerBefore, index_t InputOfLayerBehind>
 consteval bool check_joint() {
-    static_assert(OutputOfLayerBefore == InputOfLayerBehind,
-                  "mox::stack: neighbouring layers do not fit, the output width of one differs from the input "
-                  "width of the next");
+    static_assert(
+        OutputOfLayerBefore == InputOfLayerBehind,
+        "mox::stack: neighbouring layers do not fit, the output width of one differs from the input "
+        "width of the next");
     return true;
 }
 
@@ -25,9 +26,8 @@ consteval bool check_chain() {
     ((void)check_layer<Ls>(), ...);
     if constexpr (sizeof...(Ls) > 1 && sizeof...(Ls) <= 128) {
         using list = leaves<Ls...>;
-        for_each_index<sizeof...(Ls) - 1>([](auto i) {
-            (void)check_joint<list::template at<i>::out, list::template at<i + 1>::in>();
-        });
+        for_each_index<sizeof...(Ls) - 1>(
+            [](auto i) { (void)check_joint<list::template at<i>::out, list::template at<i + 1>::in>(); });
     }
     return true;
 }

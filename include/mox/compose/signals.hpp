@@ -13,7 +13,7 @@ struct reads_of {
     using type = leaves<>;
 };
 template <class L>
-    requires requires { typename L::reads; }
+requires requires { typename L::reads; }
 struct reads_of<L> {
     using type = typename L::reads;
 };
@@ -23,7 +23,7 @@ struct publishes_of {
     using type = leaves<>;
 };
 template <class L>
-    requires requires { typename L::publishes; }
+requires requires { typename L::publishes; }
 struct publishes_of<L> {
     using type = typename L::publishes;
 };
@@ -31,7 +31,8 @@ struct publishes_of<L> {
 template <class Available, class List>
 inline constexpr bool all_available = false;
 template <class Available, class... Ss>
-inline constexpr bool all_available<Available, leaves<Ss...>> = (Available::template contains<Ss> && ... && true);
+inline constexpr bool all_available<Available, leaves<Ss...>> = (Available::template contains<Ss> && ... &&
+                                                                 true);
 
 // What is published once the layers have run, given what was before. A layer's own reads come first, then its
 // children in order; what it publishes itself is there when it is done. Few and flat templates, so that the
@@ -42,9 +43,10 @@ struct flow {
 };
 template <class Available, class L, class... Ls>
 struct flow<Available, leaves<L, Ls...>> {
-    static_assert(all_available<Available, typename reads_of<L>::type>,
-                  "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
-                  "mox::attention layer earlier in the network)");
+    static_assert(
+        all_available<Available, typename reads_of<L>::type>,
+        "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
+        "mox::attention layer earlier in the network)");
     using inside = typename flow<Available, children_of<L>>::type;
     using type = typename flow<join<inside, typename publishes_of<L>::type>, leaves<Ls...>>::type;
 };

@@ -60,9 +60,9 @@ private:
     static T* allocate(index_t size) {
         if (size == 0) return nullptr;
         return static_cast<T*>(
-            ::operator new(static_cast<std::size_t>(size) * sizeof(T), std::align_val_t{alignment}));
+            ::operator new (static_cast<std::size_t>(size) * sizeof(T), std::align_val_t{alignment}));
     }
-    static void release(T* p) noexcept { ::operator delete(p, std::align_val_t{alignment}); }
+    static void release(T* p) noexcept { ::operator delete (p, std::align_val_t{alignment}); }
 
     T* data_ = nullptr;
     index_t size_ = 0;

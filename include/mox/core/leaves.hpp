@@ -62,7 +62,8 @@ template <std::size_t N, class Body>
 constexpr void for_each_index(Body&& body) {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
         (body(std::integral_constant<std::size_t, I>{}), ...);
-    }(std::make_index_sequence<N>{});
+    }
+    (std::make_index_sequence<N>{});
 }
 
 /// The same from last to first.
@@ -70,7 +71,8 @@ template <std::size_t N, class Body>
 constexpr void for_each_index_reversed(Body&& body) {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
         (body(std::integral_constant<std::size_t, N - 1 - I>{}), ...);
-    }(std::make_index_sequence<N>{});
+    }
+    (std::make_index_sequence<N>{});
 }
 
 /// An address that identifies a type at run time.

@@ -65,15 +65,13 @@ struct matrix_view {
 
     /// From a view of mutable elements.
     template <class U>
-        requires(std::is_same_v<const U, T>)
-    constexpr matrix_view(const matrix_view<U>& other) noexcept
+    requires(std::is_same_v<const U, T>) constexpr matrix_view(const matrix_view<U>& other) noexcept
         : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
     /// From any matrix with contiguous rows: Eigen::Map, a row-major Eigen matrix, a user's own type.
     template <class M>
-        requires(detail::matrix_like<M> && !std::is_same_v<std::remove_cvref_t<M>, matrix_view> &&
-                 std::convertible_to<decltype(std::declval<M&>().data()), T*>)
-    constexpr matrix_view(M&& m)
+    requires(detail::matrix_like<M> && !std::is_same_v<std::remove_cvref_t<M>, matrix_view> &&
+             std::convertible_to<decltype(std::declval<M&>().data()), T*>) constexpr matrix_view(M&& m)
         : data(m.data()), rows(static_cast<index_t>(m.rows())), cols(static_cast<index_t>(m.cols())),
           stride(detail::stride_of(m)) {
         static_assert(!detail::declared_column_major<M>(),

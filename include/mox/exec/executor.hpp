@@ -34,8 +34,8 @@ public:
     executor_ref() noexcept = default;  // serial
 
     template <class E>
-        requires(!std::same_as<std::remove_cvref_t<E>, executor_ref> && executor<E>)
-    executor_ref(E& e) noexcept
+    requires(!std::same_as<std::remove_cvref_t<E>, executor_ref> && executor<E>) executor_ref(E& e)
+    noexcept
         : self_(const_cast<void*>(static_cast<const void*>(std::addressof(e)))),
           concurrency_(static_cast<index_t>(e.concurrency())),
           run_([](void* self, index_t n, task_function f, void* argument) {

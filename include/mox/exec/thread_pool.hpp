@@ -64,8 +64,8 @@ public:
         }
         wake_.notify_all();
         drain();
-        // Nothing is left to hand out. Only threads that took part are waited for: one that the system did not
-        // schedule in time (a busy machine) finds the call closed.
+        // Nothing is left to hand out. Only threads that took part are waited for: one that the system did
+        // not schedule in time (a busy machine) finds the call closed.
         {
             std::lock_guard lock(mutex_);
             open_ = false;

@@ -105,7 +105,8 @@ struct silu {
     }
 };
 
-/// a Phi(a) with the normal distribution function, exact (erf). Checkpoints differ between this and gelu_tanh.
+/// a Phi(a) with the normal distribution function, exact (erf). Checkpoints differ between this and
+/// gelu_tanh.
 struct gelu {
     static constexpr std::string_view name = "gelu";
     template <class V>

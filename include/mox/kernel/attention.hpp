@@ -24,8 +24,9 @@ struct attention_shape {
     double scale = 1;  ///< on the scores, usually 1 / sqrt(head_dim)
 };
 
-/// How the rows are cut: sequence s has query rows [query[s], query[s + 1]) and key rows [key[s], key[s + 1]),
-/// at least as many. Query i of n_q sits at key n_k - n_q + i, so decoding with a cache is the same call.
+/// How the rows are cut: sequence s has query rows [query[s], query[s + 1]) and key rows [key[s], key[s +
+/// 1]), at least as many. Query i of n_q sits at key n_k - n_q + i, so decoding with a cache is the same
+/// call.
 struct attention_rows {
     const row_t* query = nullptr;
     const row_t* key = nullptr;
@@ -66,7 +67,8 @@ void pack_transposed(matrix_view<const T> from, T* to) {
             const T* row = from.row(p * W + j);
             for (index_t k = 0; k < from.cols; ++k) base[k * width + j] = row[k];
         }
-        for (index_t k = 0; k < from.cols; ++k) std::fill(base + k * width + valid, base + (k + 1) * width, T(0));
+        for (index_t k = 0; k < from.cols; ++k)
+            std::fill(base + k * width + valid, base + (k + 1) * width, T(0));
     }
 }
 
@@ -81,7 +83,8 @@ void pack_rows(matrix_view<const T> from, T* to, index_t stride) {
 
 // c[r] = x[r] * panels, columns [0, cols); rows of c must have room for whole panels.
 template <class T, class Arch>
-void scores_tile(const T* const* x, index_t rows, panel_view<const T, Arch> panels, index_t cols, T* const* c) {
+void scores_tile(const T* const* x, index_t rows, panel_view<const T, Arch> panels, index_t cols,
+                 T* const* c) {
     constexpr index_t W = panel_width<T, Arch>;
     T* to[product_rows];
     for (index_t p = 0; p * W < cols; ++p) {
@@ -93,8 +96,8 @@ void scores_tile(const T* const* x, index_t rows, panel_view<const T, Arch> pane
 
 // c[r] (+)= scale[r] * x[r][0, k) * b, b row-major with padded rows of `cols` values.
 template <class T, class Arch>
-void rows_times(const T* const* x, index_t rows, const T* b, index_t ldb, index_t k, index_t cols, T* const* c,
-                const T* scale, bool accumulate) {
+void rows_times(const T* const* x, index_t rows, const T* b, index_t ldb, index_t k, index_t cols,
+                T* const* c, const T* scale, bool accumulate) {
     constexpr index_t W = panel_width<T, Arch>;
     T* to[product_rows];
     for (index_t j = 0; j < cols; j += W) {
@@ -144,9 +147,11 @@ void attention_few_queries(executor_ref exec, arena& scratch, const attention_sh
 /// lse: [query rows x heads] or null. received: per key row the sum over heads and queries of its
 /// probabilities, overwritten, or null. Bit-identical for any number of threads.
 template <class T, class Arch = simd::default_arch>
-void attention_forward(executor_ref exec, arena& scratch, const attention_shape& s, const attention_rows& rows,
-                       std::type_identity_t<matrix_view<const T>> q, std::type_identity_t<matrix_view<const T>> k,
-                       std::type_identity_t<matrix_view<const T>> v, matrix_view<T> out, T* lse, T* received) {
+void attention_forward(executor_ref exec, arena& scratch, const attention_shape& s,
+                       const attention_rows& rows, std::type_identity_t<matrix_view<const T>> q,
+                       std::type_identity_t<matrix_view<const T>> k,
+                       std::type_identity_t<matrix_view<const T>> v, matrix_view<T> out, T* lse,
+                       T* received) {
     constexpr index_t W = panel_width<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     using batch = simd::batch<T, Arch>;
@@ -177,7 +182,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     exec.run(rows.sequences * s.kv_heads, [&](index_t unit) {
         const index_t seq = unit / s.kv_heads, head = unit % s.kv_heads;
         const index_t begin = rows.key[seq], n = rows.key[seq + 1] - begin;
-        detail::pack_transposed<T, Arch>(k.middle_rows(begin, n).middle_cols(head * d, d), keys_at(seq, head));
+        detail::pack_transposed<T, Arch>(k.middle_rows(begin, n).middle_cols(head * d, d),
+                                         keys_at(seq, head));
         detail::pack_rows<T>(v.middle_rows(begin, n).middle_cols(head * d, d), values_at(seq, head), dp);
     });
 
@@ -208,7 +214,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         const index_t head = left % s.heads, begin = left / s.heads * block_size;
         const index_t end = std::min(n_q, begin + block_size);
         const auto visible = [&](index_t i) { return s.causal ? n_k - n_q + i + 1 : n_k; };
-        const panel_view<const T, Arch> panels(keys_at(seq, head / group), d, panel_layout<T, Arch>::padded(n_k));
+        const panel_view<const T, Arch> panels(keys_at(seq, head / group), d,
+                                               panel_layout<T, Arch>::padded(n_k));
         const T* values = values_at(seq, head / group);
         T* scores = score_memory + worker * detail::query_block(0) * stride;
         T* local = row_memory + worker * product_rows * dp;
@@ -236,8 +243,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 batch sums(T(0));
                 index_t j = 0;
                 for (; j + L <= n; j += L) {
-                    const batch e =
-                        simd::exp((simd::load<T, Arch>(row + j) - batch(largest)) * batch(scale));
+                    const batch e = simd::exp((simd::load<T, Arch>(row + j) - batch(largest)) * batch(scale));
                     simd::store(row + j, e);
                     sums = sums + e;
                 }
@@ -258,8 +264,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 }
             }
             // The keys that all rows of the tile see together; the few others row by row, so that a value a
-            // row must not see is not even multiplied by zero. Divided at the end: the numbers of a row do not
-            // depend on where its tile begins.
+            // row must not see is not even multiplied by zero. Divided at the end: the numbers of a row do
+            // not depend on where its tile begins.
             const index_t common = visible(i0);
             detail::rows_times<T, Arch>(ps, count, values, dp, common, dp, os, nullptr, false);
             for (index_t r = 0; r < count; ++r) {
@@ -299,8 +305,9 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
 /// Gradients of attention_forward. out and lse are what forward left; dq, dk, dv are overwritten.
 /// A key/value head of a sequence is the unit of work: its sums have one owner and one order.
 template <class T, class Arch = simd::default_arch>
-void attention_backward(executor_ref exec, arena& scratch, const attention_shape& s, const attention_rows& rows,
-                        std::type_identity_t<matrix_view<const T>> q, std::type_identity_t<matrix_view<const T>> k,
+void attention_backward(executor_ref exec, arena& scratch, const attention_shape& s,
+                        const attention_rows& rows, std::type_identity_t<matrix_view<const T>> q,
+                        std::type_identity_t<matrix_view<const T>> k,
                         std::type_identity_t<matrix_view<const T>> v,
                         std::type_identity_t<matrix_view<const T>> out, const T* lse,
                         std::type_identity_t<matrix_view<const T>> dout, matrix_view<T> dq, matrix_view<T> dk,
@@ -382,7 +389,8 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
                     for (index_t r = 0; r < tile; ++r) {
                         const index_t i = begin + offset + r;
                         const index_t n = visible(i);
-                        const T delta = dot_row<T, Arch>(dout.row(q0 + i) + head * d, out.row(q0 + i) + head * d, d);
+                        const T delta =
+                            dot_row<T, Arch>(dout.row(q0 + i) + head * d, out.row(q0 + i) + head * d, d);
                         const T shift = lse[(q0 + i) * s.heads + head];
                         T* p = ps[r];
                         T* g = ss[r];
@@ -391,7 +399,8 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
                             const batch e =
                                 simd::exp(simd::load<T, Arch>(p + j) * batch(scale) - batch(shift));
                             simd::store(p + j, e);
-                            simd::store(g + j, e * (simd::load<T, Arch>(g + j) - batch(delta)) * batch(scale));
+                            simd::store(g + j,
+                                        e * (simd::load<T, Arch>(g + j) - batch(delta)) * batch(scale));
                         }
                         for (; j < n; ++j) {
                             p[j] = std::exp(p[j] * scale - shift);

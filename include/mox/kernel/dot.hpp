@@ -31,8 +31,8 @@ void dot_rows(executor_ref exec, matrix_view<const T> x, const T* w, T* out) {
 /// dx_t += dout[t] w (when dx is not empty) and dw (+)= sum_t dout[t] x_t. Columns are split over threads, so
 /// the sum over tokens has one order.
 template <class T, class Arch = simd::default_arch>
-void dot_rows_backward(executor_ref exec, matrix_view<const T> x, const T* w, const T* dout, matrix_view<T> dx,
-                      T* dw, bool accumulate) {
+void dot_rows_backward(executor_ref exec, matrix_view<const T> x, const T* w, const T* dout,
+                       matrix_view<T> dx, T* dw, bool accumulate) {
     parallel_ranges(exec, x.cols, 64, [&](index_t begin, index_t end) {
         if (!accumulate) std::fill(dw + begin, dw + end, T(0));
         for (index_t t = 0; t < x.rows; ++t) {

@@ -21,8 +21,7 @@ struct row_source {
     constexpr row_source(matrix_view<T> m, const row_t* i = nullptr) noexcept
         : data(m.data), stride(m.stride), index(i) {}
     template <class U>
-        requires(std::is_same_v<const U, T>)
-    constexpr row_source(const row_source<U>& o) noexcept
+    requires(std::is_same_v<const U, T>) constexpr row_source(const row_source<U>& o) noexcept
         : data(o.data), stride(o.stride), index(o.index) {}
 
     constexpr T* operator()(index_t i) const noexcept {
@@ -181,8 +180,8 @@ void weight_gradient(row_source<const T> x, row_source<const T> y, index_t cols,
             }
         }
         even_tiles(k1 - k0, product_rows, [&](index_t k, index_t rows) {
-            tile_table<T, Arch>::outer(rows, width / L, xs, k0 + k, ys, 0, n,
-                                       dw.panel(p) + (k0 + k) * width, width, accumulate || t0 > begin);
+            tile_table<T, Arch>::outer(rows, width / L, xs, k0 + k, ys, 0, n, dw.panel(p) + (k0 + k) * width,
+                                       width, accumulate || t0 > begin);
         });
     }
 }

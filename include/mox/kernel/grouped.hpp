@@ -47,7 +47,8 @@ void for_each_unit(executor_ref exec, group_view groups, index_t width, Body&& b
     const index_t threads = exec.concurrency();
     if (threads == 1) {
         for (index_t e = 0; e < groups.count; ++e) {
-            if (groups.begin(e) < groups.end(e)) body(e, groups.begin(e), groups.end(e), index_t{0}, index_t{1});
+            if (groups.begin(e) < groups.end(e))
+                body(e, groups.begin(e), groups.end(e), index_t{0}, index_t{1});
         }
         return;
     }
@@ -124,7 +125,8 @@ void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, i
     // not enough columns.
     const index_t wanted = threads == 1 ? 1 : 4 * threads;
     const index_t columns = std::min(width, wanted);
-    const index_t rows = std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
+    const index_t rows =
+        std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
     exec.run(columns * rows, [&](index_t unit) {
         const piece_range c(width, unit / rows, columns);
         const piece_range t(token_count, unit % rows, rows);
@@ -154,8 +156,7 @@ void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t
             for (index_t t = t0; t < t1; ++t) std::fill(y.row(t) + p0 * W, y.row(t) + end, T(0));
         },
         [&](index_t e, index_t begin, index_t end, index_t p0, index_t p1) {
-            product<T, Arch>(x, begin, end, w[e], p0, p1,
-                             {row_source<T>(y, tokens), y.cols, scale, !direct});
+            product<T, Arch>(x, begin, end, w[e], p0, p1, {row_source<T>(y, tokens), y.cols, scale, !direct});
         });
 }
 

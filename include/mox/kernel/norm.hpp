@@ -18,7 +18,8 @@ namespace detail {
 template <class T, class Arch>
 T sum_row(const T* x, index_t size) {
     simd::batch<T, Arch> sum(T(0));
-    simd::for_each<T, Arch>(size, [&](index_t i, index_t n) { sum = sum + simd::load_upto<T, Arch>(x + i, n); });
+    simd::for_each<T, Arch>(size,
+                            [&](index_t i, index_t n) { sum = sum + simd::load_upto<T, Arch>(x + i, n); });
     return simd::reduce_add(sum);
 }
 
@@ -44,8 +45,8 @@ void rms_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, c
 /// dx may be empty.
 template <class T, class Arch = simd::default_arch>
 void rms_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain,
-                       const T* rho, std::type_identity_t<matrix_view<const T>> dy, matrix_view<T> dx, T* dgain,
-                       bool accumulate) {
+                       const T* rho, std::type_identity_t<matrix_view<const T>> dy, matrix_view<T> dx,
+                       T* dgain, bool accumulate) {
     if (dx.data) {
         parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
@@ -54,7 +55,8 @@ void rms_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const
                 T* to = dx.row(t);
                 simd::batch<T, Arch> sum(T(0));
                 simd::for_each<T, Arch>(x.cols, [&](index_t i, index_t n) {
-                    const auto u = simd::load_upto<T, Arch>(ds + i, n) * simd::load_upto<T, Arch>(gain + i, n);
+                    const auto u =
+                        simd::load_upto<T, Arch>(ds + i, n) * simd::load_upto<T, Arch>(gain + i, n);
                     sum = simd::fma(u, simd::load_upto<T, Arch>(xs + i, n), sum);
                 });
                 const T r = rho[t];
@@ -81,8 +83,8 @@ void rms_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const
 /// y = gain * (x - mean) rho + shift, rho = 1 / sqrt(var + epsilon) with the biased variance.
 /// statistics: mean and rho of each row, 2 values per row, saved for backward.
 template <class T, class Arch = simd::default_arch>
-void layer_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain, const T* shift,
-                T epsilon, matrix_view<T> y, T* statistics) {
+void layer_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain,
+                const T* shift, T epsilon, matrix_view<T> y, T* statistics) {
     parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) {
             const T* from = x.row(t);
@@ -104,8 +106,8 @@ void layer_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x,
 /// dgain (+)= sum dy n. dx may be empty.
 template <class T>
 void layer_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain,
-                         const T* statistics, std::type_identity_t<matrix_view<const T>> dy, matrix_view<T> dx,
-                         T* dgain, T* dshift, bool accumulate) {
+                         const T* statistics, std::type_identity_t<matrix_view<const T>> dy,
+                         matrix_view<T> dx, T* dgain, T* dshift, bool accumulate) {
     if (dx.data) {
         parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {

@@ -26,7 +26,7 @@ template <class Arch = simd::default_arch>
 inline constexpr index_t panel_vectors = simd::registers<Arch> == 32 ? 4 : 2;
 
 template <class T, class Arch = simd::default_arch>
-inline constexpr index_t panel_width = panel_vectors<Arch> * simd::lanes<std::remove_const_t<T>, Arch>;
+inline constexpr index_t panel_width = panel_vectors<Arch>* simd::lanes<std::remove_const_t<T>, Arch>;
 
 /// Where element (k, n) of a K x N matrix lies; all sizes in elements.
 template <class T, class Arch = simd::default_arch>
@@ -67,8 +67,7 @@ struct panel_view {
     constexpr panel_view(T* data_, index_t rows_, index_t cols_) noexcept
         : data(data_), rows(rows_), cols(cols_) {}
     template <class U>
-        requires(std::is_same_v<const U, T>)
-    constexpr panel_view(const panel_view<U, Arch>& other) noexcept
+    requires(std::is_same_v<const U, T>) constexpr panel_view(const panel_view<U, Arch>& other) noexcept
         : data(other.data), rows(other.rows), cols(other.cols) {}
 
     constexpr index_t panels() const noexcept { return divide_up(cols, layout::width); }

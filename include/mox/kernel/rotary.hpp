@@ -20,7 +20,8 @@ template <class T>
 void fill_rotary_table(T* table, index_t first, index_t last, index_t head_dim, double base) {
     const index_t pairs = head_dim / 2;
     for (index_t i = 0; i < pairs; ++i) {
-        const double frequency = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+        const double frequency =
+            std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
         for (index_t p = first; p < last; ++p) {
             const double angle = static_cast<double>(p) * frequency;
             table[p * head_dim + 2 * i] = static_cast<T>(std::cos(angle));

@@ -84,7 +84,8 @@ void softmax_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> 
 /// dl (+)= p * (dp - sum_j p_j dp_j), row by row.
 template <class T>
 void softmax_backward_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> p,
-                           std::type_identity_t<matrix_view<const T>> dp, matrix_view<T> dl, bool accumulate) {
+                           std::type_identity_t<matrix_view<const T>> dp, matrix_view<T> dl,
+                           bool accumulate) {
     parallel_ranges(exec, p.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) {
             const T* pt = p.row(t);

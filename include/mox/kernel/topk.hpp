@@ -48,7 +48,8 @@ void top_k_row(const T* values, index_t n, index_t k, row_t* chosen) {
 
 /// chosen: rows x k.
 template <class T>
-void top_k_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> values, index_t k, row_t* chosen) {
+void top_k_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> values, index_t k,
+                row_t* chosen) {
     parallel_ranges(exec, values.rows, 256, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) top_k_row<T>(values.row(t), values.cols, k, chosen + t * k);
     });

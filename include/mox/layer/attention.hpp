@@ -13,9 +13,9 @@ namespace mox::inline MOX_ABI {
 struct attention_spec {
     index_t width = 0;
     index_t heads = 1;
-    index_t kv_heads = 0;  ///< grouped keys (arXiv 2305.13245); 0: as many as heads
-    index_t head_dim = 0;  ///< 0: width / heads
-    bool rotary = true;    ///< rotary positions on queries and keys (arXiv 2104.09864)
+    index_t kv_heads = 0;      ///< grouped keys (arXiv 2305.13245); 0: as many as heads
+    index_t head_dim = 0;      ///< 0: width / heads
+    bool rotary = true;        ///< rotary positions on queries and keys (arXiv 2104.09864)
     bool interleaved = false;  ///< rotary pairs (2i, 2i + 1) instead of (i, i + d/2)
     double rotary_base = 10000;
 };
@@ -44,8 +44,11 @@ struct attention {
     static_assert(heads % kv_heads == 0, "mox::attention: the key/value heads must divide the heads");
     static_assert(!Spec.rotary || head_dim % 2 == 0,
                   "mox::attention: rotary positions need an even head size");
-    static_assert(requires { { Mask::is_causal } -> std::convertible_to<bool>; },
-                  "mox::attention: the mask must be mox::mask::causal or mox::mask::full");
+    static_assert(
+        requires {
+            { Mask::is_causal } -> std::convertible_to<bool>;
+        },
+        "mox::attention: the mask must be mox::mask::causal or mox::mask::full");
 
     static constexpr std::string_view name = "attention";
     static constexpr index_t in = Spec.width;
@@ -60,7 +63,8 @@ struct attention {
 
     static constexpr std::array parameters{
         parameter{.name = "qkv", .form = storage::panels, .rows = in, .cols = qkv_width},
-        parameter{.name = "out", .form = storage::panels, .rows = q_width, .cols = out, .writes_residual = true}};
+        parameter{
+            .name = "out", .form = storage::panels, .rows = q_width, .cols = out, .writes_residual = true}};
 
     /// context: mean number of visible tokens.
     static constexpr double flops(double context) {
@@ -83,7 +87,8 @@ struct attention {
         kernel::dense<T>(ctx.exec, w.template panels<0>(), x, r.qkv);
         if constexpr (Spec.rotary) {
             index_t positions = 0;
-            for (index_t t = 0; t < n; ++t) positions = std::max<index_t>(positions, ctx.rows.positions[t] + 1);
+            for (index_t t = 0; t < n; ++t)
+                positions = std::max<index_t>(positions, ctx.rows.positions[t] + 1);
             const T* table = ctx.rotary->table(head_dim, Spec.rotary_base, positions);
             // The shared table may move when it grows; backward needs the one of this step.
             T* own = ctx.saving() ? ctx.saved->template take<T>(positions * head_dim) : nullptr;
@@ -115,7 +120,8 @@ struct attention {
         {
             const arena_scope scope(*ctx.scratch);
             T* received = board.data ? ctx.scratch->template take<T>(n) : nullptr;
-            kernel::attention_forward<T>(ctx.exec, *ctx.scratch, shape(), rows, q, k, v, r.mixed, lse, received);
+            kernel::attention_forward<T>(ctx.exec, *ctx.scratch, shape(), rows, q, k, v, r.mixed, lse,
+                                         received);
             if (received) publish(ctx.rows, received, board);
         }
         kernel::dense<T>(ctx.exec, w.template panels<1>(), r.mixed, y);
@@ -134,14 +140,15 @@ struct attention {
         kernel::dense_weight_gradient<T>(ctx.exec, r.mixed, dy, g.template panels<1>(), ctx.accumulate);
         kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, dmixed, false);
         const kernel::attention_rows rows{ctx.rows.offsets, ctx.rows.offsets, ctx.rows.sequences};
-        kernel::attention_backward<T>(
-            ctx.exec, *ctx.scratch, shape(), rows, r.qkv.middle_cols(0, q_width),
-            r.qkv.middle_cols(q_width, kv_width), r.qkv.middle_cols(q_width + kv_width, kv_width), r.mixed, r.lse,
-            dmixed, dqkv.middle_cols(0, q_width), dqkv.middle_cols(q_width, kv_width),
-            dqkv.middle_cols(q_width + kv_width, kv_width));
+        kernel::attention_backward<T>(ctx.exec, *ctx.scratch, shape(), rows, r.qkv.middle_cols(0, q_width),
+                                      r.qkv.middle_cols(q_width, kv_width),
+                                      r.qkv.middle_cols(q_width + kv_width, kv_width), r.mixed, r.lse, dmixed,
+                                      dqkv.middle_cols(0, q_width), dqkv.middle_cols(q_width, kv_width),
+                                      dqkv.middle_cols(q_width + kv_width, kv_width));
         if constexpr (Spec.rotary) rotate(ctx, dqkv, r.table, true);
         kernel::dense_weight_gradient<T>(ctx.exec, r.x, dqkv, g.template panels<0>(), ctx.accumulate);
-        if (ctx.input_gradient) kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), dqkv, dx, false);
+        if (ctx.input_gradient)
+            kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), dqkv, dx, false);
     }
 
 private:

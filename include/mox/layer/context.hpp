@@ -22,7 +22,8 @@ class record_stack {
 public:
     template <class R>
     void push(const R& record) {
-        static_assert(std::is_trivially_copyable_v<R>, "mox: a layer's saved record must be trivially copyable");
+        static_assert(std::is_trivially_copyable_v<R>,
+                      "mox: a layer's saved record must be trivially copyable");
         const std::size_t at = bytes_.size();
         bytes_.resize(at + sizeof(R) + sizeof(const void*));
         std::memcpy(bytes_.data() + at, &record, sizeof(R));
@@ -60,14 +61,14 @@ private:
 struct routing_record {
     enum class kind_t { experts, depth };
     kind_t kind = kind_t::experts;
-    const void* layer = nullptr;      ///< type_id of the layer
-    index_t rows = 0;                 ///< tokens that reached the layer
-    const row_t* token = nullptr;     ///< their rows in the whole batch; null means all, in order
-    index_t experts = 0;              ///< experts: true experts
-    index_t nulls = 0;                ///< experts: null experts, numbered behind the true ones
-    index_t slots = 0;                ///< experts: choices per token
-    const row_t* chosen = nullptr;    ///< experts: [rows x slots]; -1 where a slot was dropped
-    const void* gates = nullptr;      ///< experts: [rows x slots] weights; read them with gate()
+    const void* layer = nullptr;    ///< type_id of the layer
+    index_t rows = 0;               ///< tokens that reached the layer
+    const row_t* token = nullptr;   ///< their rows in the whole batch; null means all, in order
+    index_t experts = 0;            ///< experts: true experts
+    index_t nulls = 0;              ///< experts: null experts, numbered behind the true ones
+    index_t slots = 0;              ///< experts: choices per token
+    const row_t* chosen = nullptr;  ///< experts: [rows x slots]; -1 where a slot was dropped
+    const void* gates = nullptr;    ///< experts: [rows x slots] weights; read them with gate()
     bool gates_are_double = false;
     const row_t* counts = nullptr;    ///< experts: tokens per expert before dropping, [experts + nulls]
     index_t dropped = 0;              ///< experts: slots lost to capacity
@@ -152,10 +153,10 @@ struct context {
     index_t next_state = 0;
     sequence_view rows;
     phase mode = phase::train;
-    T aux_loss = 0;                 ///< auxiliary losses of this step, scaled
-    T aux_scale = 1;                ///< factor on all auxiliary losses and their gradients
-    bool accumulate = false;        ///< backward adds to the gradients instead of overwriting them
-    bool input_gradient = true;     ///< backward: false when nobody wants the gradient of this layer's input
+    T aux_loss = 0;              ///< auxiliary losses of this step, scaled
+    T aux_scale = 1;             ///< factor on all auxiliary losses and their gradients
+    bool accumulate = false;     ///< backward adds to the gradients instead of overwriting them
+    bool input_gradient = true;  ///< backward: false when nobody wants the gradient of this layer's input
 
     bool saving() const noexcept { return records != nullptr; }
     bool decoding() const noexcept { return !states.empty(); }
@@ -170,9 +171,7 @@ struct context {
     }
 
     /// The next layer state in forward order (decoding only).
-    layer_state<T>& take_state() {
-        return states[static_cast<std::size_t>(next_state++)];
-    }
+    layer_state<T>& take_state() { return states[static_cast<std::size_t>(next_state++)]; }
 
     /// Memory for activations: kept for backward, or for the scope of the enclosing container.
     matrix_view<T> activation(index_t row_count, index_t cols) {

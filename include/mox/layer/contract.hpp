@@ -46,23 +46,33 @@ using input_of = std::conditional_t<detail::takes_ids<L>(), token_ids, matrix_vi
 
 template <class L>
 consteval bool check_layer() {
-    static_assert(requires { { L::in } -> std::convertible_to<index_t>; },
-                  "mox: a layer needs its input width, 'static constexpr index_t in'");
-    static_assert(requires { { L::out } -> std::convertible_to<index_t>; },
-                  "mox: a layer needs its output width, 'static constexpr index_t out'");
-    static_assert(requires { { L::flops(1.0) } -> std::convertible_to<double>; },
-                  "mox: a layer needs 'static constexpr double flops(double context)', its forward operations "
-                  "per token");
-    static_assert(requires(context<float>& c, param_ref<L, const float> w, input_of<L, float> x,
-                           matrix_view<float> y) { L::template forward<float>(c, w, x, y); },
-                  "mox: a layer needs 'template <class T> static void forward(context<T>&, param_ref<layer, "
-                  "const T>, matrix_view<const T> x, matrix_view<T> y)'");
-    static_assert(requires(context<float>& c, param_ref<L, const float> w, param_ref<L, float> g,
-                           matrix_view<const float> dy, matrix_view<float> dx) {
-                      L::template backward<float>(c, w, g, dy, dx);
-                  },
-                  "mox: a layer needs 'template <class T> static void backward(context<T>&, param_ref<layer, "
-                  "const T> w, param_ref<layer, T> g, matrix_view<const T> dy, matrix_view<T> dx)'");
+    static_assert(
+        requires {
+            { L::in } -> std::convertible_to<index_t>;
+        },
+        "mox: a layer needs its input width, 'static constexpr index_t in'");
+    static_assert(
+        requires {
+            { L::out } -> std::convertible_to<index_t>;
+        },
+        "mox: a layer needs its output width, 'static constexpr index_t out'");
+    static_assert(
+        requires {
+            { L::flops(1.0) } -> std::convertible_to<double>;
+        },
+        "mox: a layer needs 'static constexpr double flops(double context)', its forward operations "
+        "per token");
+    static_assert(
+        requires(context<float> & c, param_ref<L, const float> w, input_of<L, float> x,
+                 matrix_view<float> y) { L::template forward<float>(c, w, x, y); },
+        "mox: a layer needs 'template <class T> static void forward(context<T>&, param_ref<layer, "
+        "const T>, matrix_view<const T> x, matrix_view<T> y)'");
+    static_assert(
+        requires(context<float> & c, param_ref<L, const float> w, param_ref<L, float> g,
+                 matrix_view<const float> dy,
+                 matrix_view<float> dx) { L::template backward<float>(c, w, g, dy, dx); },
+        "mox: a layer needs 'template <class T> static void backward(context<T>&, param_ref<layer, "
+        "const T> w, param_ref<layer, T> g, matrix_view<const T> dy, matrix_view<T> dx)'");
     return true;
 }
 

@@ -3,8 +3,8 @@
 // Mixture of depths: a router decides which tokens of a sequence go through a block; the others keep their
 // value. The selected tokens form a shorter ragged batch with their original positions, so any block works.
 
-#include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/dot.hpp>
+#include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/topk.hpp>
 #include <mox/layer/context.hpp>
 #include <mox/route/depth_policy.hpp>
@@ -15,9 +15,10 @@ namespace detail {
 
 template <class P>
 consteval bool check_depth_policy() {
-    static_assert(requires { typename P::policy; },
-                  "mox::depth: this argument is not a depth policy; expected a score (route::learned, "
-                  "route::attention_received), keep_permille, a weighting or a sampling policy");
+    static_assert(
+        requires { typename P::policy; },
+        "mox::depth: this argument is not a depth policy; expected a score (route::learned, "
+        "route::attention_received), keep_permille, a weighting or a sampling policy");
     return true;
 }
 
@@ -51,15 +52,18 @@ struct depth {
     using score = typename route::all_of_kind<route::score_policy, Policies...>::template at<0>;
     using keep = typename route::all_of_kind<route::keep_policy, Policies...>::template at<0>;
     static constexpr bool learned = score::has_parameters;
-    using weight = route::one_of_kind<route::weighting_policy,
-                                      std::conditional_t<learned, weighting::sigmoid, weighting::none>, Policies...>;
-    using rule = route::one_of_kind<
-        route::sampling_policy,
-        std::conditional_t<learned, sampling::auxiliary_loss<>, sampling::whole_sequence>, Policies...>;
+    using weight =
+        route::one_of_kind<route::weighting_policy,
+                           std::conditional_t<learned, weighting::sigmoid, weighting::none>, Policies...>;
+    using rule =
+        route::one_of_kind<route::sampling_policy,
+                           std::conditional_t<learned, sampling::auxiliary_loss<>, sampling::whole_sequence>,
+                           Policies...>;
     static_assert(learned || !weight::weighted,
                   "mox::depth: a score without parameters only selects; use weighting::none");
-    static_assert(learned || !rule::causal,
-                  "mox::depth: a score without parameters has no causal threshold; use sampling::whole_sequence");
+    static_assert(
+        learned || !rule::causal,
+        "mox::depth: a score without parameters has no causal threshold; use sampling::whole_sequence");
 
     static constexpr std::string_view name = "depth";
     static constexpr index_t in = Block::in;
@@ -106,9 +110,10 @@ struct depth {
         if constexpr (learned) {
             kernel::dot_rows<T>(ctx.exec, x, w[0], scores);
         } else {
-            check::that(!ctx.decoding(), "mox::decode",
-                        "a depth layer routed by received attention needs the whole sequence and cannot decode "
-                        "token by token");
+            check::that(
+                !ctx.decoding(), "mox::decode",
+                "a depth layer routed by received attention needs the whole sequence and cannot decode "
+                "token by token");
             const matrix_view<T> received = ctx.signals->template find<signal::attention_received>();
             for (index_t t = 0; t < n; ++t) scores[t] = received(outer.token_of(t), 0);
         }
@@ -245,7 +250,7 @@ struct depth {
         }
         if constexpr (learned) {
             kernel::dot_rows_backward<T>(ctx.exec, r.x, w[0], dscore, wanted ? dx : matrix_view<T>{}, g[0],
-                                        ctx.accumulate);
+                                         ctx.accumulate);
         }
     }
 

@@ -51,12 +51,19 @@ struct two_matrix_ffn {
                                    .cols = D,
                                    .writes_residual = true};
         if constexpr (biased) {
-            return std::array{
-                first, second,
-                parameter{.name = "up_bias", .form = storage::rows, .rows = E, .cols = H, .init = fill::zeros,
-                          .decays = false},
-                parameter{.name = "down_bias", .form = storage::rows, .rows = E, .cols = D, .init = fill::zeros,
-                          .decays = false}};
+            return std::array{first, second,
+                              parameter{.name = "up_bias",
+                                        .form = storage::rows,
+                                        .rows = E,
+                                        .cols = H,
+                                        .init = fill::zeros,
+                                        .decays = false},
+                              parameter{.name = "down_bias",
+                                        .form = storage::rows,
+                                        .rows = E,
+                                        .cols = D,
+                                        .init = fill::zeros,
+                                        .decays = false}};
         } else {
             return std::array{first, second};
         }
@@ -114,7 +121,8 @@ struct two_matrix_ffn {
                                 kernel::gated_tile_row<T, arch, Act>(tile, width,
                                                                      h.row(slot + r) + panel * (W / 2));
                             } else {
-                                kernel::plain_tile_row<T, arch, Act>(tile, width, h.row(slot + r) + panel * W);
+                                kernel::plain_tile_row<T, arch, Act>(tile, width,
+                                                                     h.row(slot + r) + panel * W);
                             }
                         }
                     });
@@ -171,10 +179,9 @@ struct two_matrix_ffn {
             });
         kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups, kernel::row_source<const T>(dh), dy_rows, D,
                                            second_map(g[1]), ctx.accumulate);
-        kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups,
-                                           kernel::row_source<const T>(saved.x, rows.token),
-                                           kernel::row_source<const T>(saved.pre), pre_columns<T>(),
-                                           first_map(g[0]), ctx.accumulate);
+        kernel::grouped_weight_gradient<T>(
+            ctx.exec, rows.groups, kernel::row_source<const T>(saved.x, rows.token),
+            kernel::row_source<const T>(saved.pre), pre_columns<T>(), first_map(g[0]), ctx.accumulate);
         if constexpr (biased) {
             bias_gradient<T>(ctx, rows, kernel::row_source<const T>(saved.pre), nullptr, H, g[2]);
             bias_gradient<T>(ctx, rows, dy_rows, rows.gate, D, g[3]);

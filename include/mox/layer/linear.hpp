@@ -21,7 +21,8 @@ struct linear {
     static constexpr auto parameters = [] {
         constexpr parameter weight{.name = "weight", .form = storage::panels, .rows = In, .cols = Out};
         if constexpr (Bias == bias::with) {
-            return std::array{weight, parameter{.name = "bias", .cols = Out, .init = fill::zeros, .decays = false}};
+            return std::array{weight,
+                              parameter{.name = "bias", .cols = Out, .init = fill::zeros, .decays = false}};
         } else {
             return std::array{weight};
         }

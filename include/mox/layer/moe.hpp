@@ -35,21 +35,27 @@ namespace detail {
 
 template <class P>
 consteval bool check_moe_policy() {
-    static_assert(requires { typename P::policy; },
-                  "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), gate, "
-                  "null_experts, capacity, balance or shared policy");
+    static_assert(
+        requires { typename P::policy; },
+        "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), gate, "
+        "null_experts, capacity, balance or shared policy");
     return true;
 }
 
 template <class Bank>
 consteval bool check_bank() {
-    static_assert(requires { typename Bank::body; { Bank::count } -> std::convertible_to<index_t>; },
-                  "mox::moe: the first argument must be a bank of experts, such as "
-                  "mox::experts<8, mox::swiglu<256, 512>>");
+    static_assert(
+        requires {
+            typename Bank::body;
+            { Bank::count } -> std::convertible_to<index_t>;
+        },
+        "mox::moe: the first argument must be a bank of experts, such as "
+        "mox::experts<8, mox::swiglu<256, 512>>");
     if constexpr (requires { typename Bank::body; }) {
-        static_assert(requires { Bank::body::template bank_parameters<1>; },
-                      "mox::experts: the body must be an expert (mox::swiglu, mox::gated_ffn, mox::mlp or a type "
-                      "with bank_parameters, bank_forward and bank_backward)");
+        static_assert(
+            requires { Bank::body::template bank_parameters<1>; },
+            "mox::experts: the body must be an expert (mox::swiglu, mox::gated_ffn, mox::mlp or a type "
+            "with bank_parameters, bank_forward and bank_backward)");
     }
     return true;
 }
@@ -101,7 +107,8 @@ struct moe {
     static constexpr auto parameters = [] {
         constexpr auto bank = body::template bank_parameters<expert_count>;
         std::array<parameter, 1 + bank.size()> all{};
-        all[0] = {.name = scorer::name, .form = storage::panels, .rows = in, .cols = outputs, .init = fill::small};
+        all[0] = {
+            .name = scorer::name, .form = storage::panels, .rows = in, .cols = outputs, .init = fill::small};
         for (std::size_t i = 0; i < bank.size(); ++i) all[i + 1] = bank[i];
         return all;
     }();

@@ -36,8 +36,8 @@ struct rms_norm {
     static void backward(context<T>& ctx, param_ref<rms_norm, const T> w, param_ref<rms_norm, T> g,
                          matrix_view<const T> dy, matrix_view<T> dx) {
         const auto r = ctx.template restore<record<T>>();
-        kernel::rms_norm_backward<T>(ctx.exec, r.x, w[0], r.rho, dy, ctx.input_gradient ? dx : matrix_view<T>{},
-                                     g[0], ctx.accumulate);
+        kernel::rms_norm_backward<T>(ctx.exec, r.x, w[0], r.rho, dy,
+                                     ctx.input_gradient ? dx : matrix_view<T>{}, g[0], ctx.accumulate);
     }
 };
 
@@ -72,7 +72,8 @@ struct layer_norm {
                          matrix_view<const T> dy, matrix_view<T> dx) {
         const auto r = ctx.template restore<record<T>>();
         kernel::layer_norm_backward<T>(ctx.exec, r.x, w[0], r.statistics, dy,
-                                       ctx.input_gradient ? dx : matrix_view<T>{}, g[0], g[1], ctx.accumulate);
+                                       ctx.input_gradient ? dx : matrix_view<T>{}, g[0], g[1],
+                                       ctx.accumulate);
     }
 };
 

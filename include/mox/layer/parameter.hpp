@@ -38,7 +38,9 @@ struct parameter {
     bool decays = true;            ///< weight decay applies (not to norms, biases and router biases)
 
     /// Columns a user sees: a gated tensor shows its gate columns, then its up columns.
-    constexpr index_t logical_cols() const noexcept { return form == storage::gated_panels ? 2 * cols : cols; }
+    constexpr index_t logical_cols() const noexcept {
+        return form == storage::gated_panels ? 2 * cols : cols;
+    }
     constexpr index_t logical_size() const noexcept { return count * rows * logical_cols(); }
 };
 
@@ -47,10 +49,14 @@ template <class T>
 constexpr index_t matrix_elements(const parameter& p) noexcept {
     using layout = kernel::panel_layout<T>;
     switch (p.form) {
-        case storage::vector: return p.cols;
-        case storage::rows: return p.rows * p.cols;
-        case storage::panels: return p.rows * layout::padded(p.cols);
-        case storage::gated_panels: return p.rows * layout::padded_gated(p.cols);
+    case storage::vector:
+        return p.cols;
+    case storage::rows:
+        return p.rows * p.cols;
+    case storage::panels:
+        return p.rows * layout::padded(p.cols);
+    case storage::gated_panels:
+        return p.rows * layout::padded_gated(p.cols);
     }
     return 0;
 }
@@ -66,14 +72,17 @@ constexpr index_t element_offset(const parameter& p, index_t m, index_t k, index
     using layout = kernel::panel_layout<T>;
     const index_t base = m * matrix_elements<T>(p);
     switch (p.form) {
-        case storage::vector: return base + n;
-        case storage::rows: return base + k * p.cols + n;
-        case storage::panels: return base + layout::offset(p.rows, layout::padded(p.cols), k, n);
-        case storage::gated_panels: {
-            const index_t part = n < p.cols ? 0 : 1;
-            const index_t col = layout::gated_column(p.cols, n - part * p.cols, part);
-            return base + layout::offset(p.rows, layout::padded_gated(p.cols), k, col);
-        }
+    case storage::vector:
+        return base + n;
+    case storage::rows:
+        return base + k * p.cols + n;
+    case storage::panels:
+        return base + layout::offset(p.rows, layout::padded(p.cols), k, n);
+    case storage::gated_panels: {
+        const index_t part = n < p.cols ? 0 : 1;
+        const index_t col = layout::gated_column(p.cols, n - part * p.cols, part);
+        return base + layout::offset(p.rows, layout::padded_gated(p.cols), k, col);
+    }
     }
     return base;
 }
@@ -94,7 +103,7 @@ struct children_list {
     using type = leaves<>;
 };
 template <class L>
-    requires requires { typename L::children; }
+requires requires { typename L::children; }
 struct children_list<L> {
     using type = typename L::children;
 };
@@ -127,7 +136,8 @@ struct layout_of {
     static constexpr auto own_offsets = [] {
         std::array<index_t, own + 1> offsets{};
         if constexpr (own > 0) {
-            for (std::size_t i = 0; i < own; ++i) offsets[i + 1] = offsets[i] + tensor_elements<T>(L::parameters[i]);
+            for (std::size_t i = 0; i < own; ++i)
+                offsets[i + 1] = offsets[i] + tensor_elements<T>(L::parameters[i]);
         }
         return offsets;
     }();

@@ -14,7 +14,7 @@ namespace mox::inline MOX_ABI {
 /// What layers see of a batch. A gathered subset of rows is again such a batch, with its rows' original
 /// positions: that is all mixture of depths needs.
 struct sequence_view {
-    const row_t* offsets = nullptr;    ///< sequences + 1 values, from 0 to rows
+    const row_t* offsets = nullptr;  ///< sequences + 1 values, from 0 to rows
     index_t sequences = 0;
     const row_t* positions = nullptr;  ///< one per row
     const row_t* token = nullptr;      ///< row in the whole batch, or null when this is the whole batch

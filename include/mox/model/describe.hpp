@@ -107,11 +107,11 @@ network_summary describe(double context = 1) {
 inline std::string to_string(const network_summary& s) {
     std::string text;
     char line[160];
-    std::snprintf(line, sizeof line, "%-34s %6s %13s %12s %12s %14s\n", "layer", "copies", "in -> out", "parameters",
-                  "active", "FLOPs/token");
+    std::snprintf(line, sizeof line, "%-34s %6s %13s %12s %12s %14s\n", "layer", "copies", "in -> out",
+                  "parameters", "active", "FLOPs/token");
     text += line;
-    const auto add = [&](const std::string& label, index_t copies, const std::string& shape, double parameters,
-                         double active, double flops) {
+    const auto add = [&](const std::string& label, index_t copies, const std::string& shape,
+                         double parameters, double active, double flops) {
         std::snprintf(line, sizeof line, "%-34s %6lld %13s %12.0f %12.0f %14.0f\n", label.c_str(),
                       static_cast<long long>(copies), shape.c_str(), parameters, active, flops);
         text += line;

@@ -36,11 +36,16 @@ struct standard_t {
     double deviation(const parameter& p, index_t residual_additions) const {
         double s = 0;
         switch (p.init) {
-            case fill::fan_in: s = 1.0 / std::sqrt(static_cast<double>(p.rows)); break;
-            case fill::small:
-            case fill::embedding: s = 0.02; break;
-            case fill::zeros:
-            case fill::ones: break;
+        case fill::fan_in:
+            s = 1.0 / std::sqrt(static_cast<double>(p.rows));
+            break;
+        case fill::small:
+        case fill::embedding:
+            s = 0.02;
+            break;
+        case fill::zeros:
+        case fill::ones:
+            break;
         }
         if (p.writes_residual && residual_additions > 0) {
             s /= std::sqrt(static_cast<double>(residual_additions));
@@ -81,21 +86,22 @@ public:
     template <class Init>
     params(const Init& policy, std::uint64_t seed) : params() {
         constexpr index_t additions = detail::residual_count<Net>();
-        for_each_parameter<Net, T>([&](const parameter& p, index_t offset, const std::string&, index_t ordinal) {
-            const double deviation = policy.deviation(p, additions);
-            for (index_t m = 0; m < p.count; ++m) {
-                const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
-                                                     static_cast<std::uint64_t>(m));
-                std::uint64_t i = 0;
-                for (index_t k = 0; k < p.rows; ++k) {
-                    for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
-                        double v = p.init == fill::ones ? 1.0 : 0.0;
-                        if (deviation > 0) v = deviation * stream.normal(i);
-                        values_[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+        for_each_parameter<Net, T>(
+            [&](const parameter& p, index_t offset, const std::string&, index_t ordinal) {
+                const double deviation = policy.deviation(p, additions);
+                for (index_t m = 0; m < p.count; ++m) {
+                    const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
+                                                         static_cast<std::uint64_t>(m));
+                    std::uint64_t i = 0;
+                    for (index_t k = 0; k < p.rows; ++k) {
+                        for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
+                            double v = p.init == fill::ones ? 1.0 : 0.0;
+                            if (deviation > 0) v = deviation * stream.normal(i);
+                            values_[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+                        }
                     }
                 }
-            }
-        });
+            });
     }
 
     param_ref<Net, T> ref() noexcept { return param_ref<Net, T>(values_.data()); }
@@ -138,8 +144,8 @@ public:
 
     /// Sets one tensor from row-major values [count, rows, cols].
     void write(const tensor_info& t, std::span<const T> v) {
-        check::size("mox::params::write", "values", "elements (tensor '" + t.path + "')", t.spec.logical_size(),
-                    ssize_of(v));
+        check::size("mox::params::write", "values", "elements (tensor '" + t.path + "')",
+                    t.spec.logical_size(), ssize_of(v));
         const T* from = v.data();
         visit(t, [&](index_t at) { values_[at] = *from++; });
     }

@@ -63,7 +63,8 @@ public:
         check::that(length_ + n <= max_tokens_, "mox::decode",
                     "the stream is full; construct it with a larger 'max_tokens' or reset it");
         offsets_[1] = static_cast<row_t>(n);
-        for (index_t i = 0; i < n; ++i) positions_[static_cast<std::size_t>(i)] = static_cast<row_t>(length_ + i);
+        for (index_t i = 0; i < n; ++i)
+            positions_[static_cast<std::size_t>(i)] = static_cast<row_t>(length_ + i);
         const sequence_view rows{offsets_, 1, positions_.data(), nullptr};
         context<T> ctx = tape_.begin(rows, phase::evaluate, false);
         ctx.states = states_;

@@ -101,8 +101,8 @@ public:
         output_ = output;
         aux_loss_ = ctx.aux_loss;
         if (saving) {
-            output_grad_ = {memory_->saved.template take<T>(output.rows * output.stride), output.rows, output.cols,
-                            output.stride};
+            output_grad_ = {memory_->saved.template take<T>(output.rows * output.stride), output.rows,
+                            output.cols, output.stride};
         }
         return output;
     }

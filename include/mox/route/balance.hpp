@@ -59,7 +59,8 @@ struct load {
     template <class T>
     static void gradient(const route::router_view<T>& r, T scale, matrix_view<T> dprob, matrix_view<T>) {
         detail::load_over<T>(
-            r, 0, r.tokens(), [&](index_t e) { return r.counts[e]; }, scale * static_cast<T>(A.value), &dprob);
+            r, 0, r.tokens(), [&](index_t e) { return r.counts[e]; }, scale * static_cast<T>(A.value),
+            &dprob);
     }
 };
 

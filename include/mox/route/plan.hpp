@@ -14,15 +14,15 @@ namespace mox::inline MOX_ABI::route {
 template <class T>
 struct plan {
     index_t tokens = 0;
-    index_t experts = 0;            ///< true experts
-    index_t choices = 0;            ///< choices per token
-    index_t slots = 0;              ///< active (token, expert) pairs
-    index_t dropped = 0;            ///< pairs lost to capacity
-    const row_t* offsets = nullptr; ///< [experts + 1]
-    const row_t* token = nullptr;   ///< [slots] the row an expert reads and writes
-    const row_t* choice = nullptr;  ///< [slots] token * choices + j, for gradients on their way back
-    const T* gate = nullptr;        ///< [slots] weight of the output
-    const row_t* counts = nullptr;  ///< [outputs] choices per expert before dropping, null experts included
+    index_t experts = 0;             ///< true experts
+    index_t choices = 0;             ///< choices per token
+    index_t slots = 0;               ///< active (token, expert) pairs
+    index_t dropped = 0;             ///< pairs lost to capacity
+    const row_t* offsets = nullptr;  ///< [experts + 1]
+    const row_t* token = nullptr;    ///< [slots] the row an expert reads and writes
+    const row_t* choice = nullptr;   ///< [slots] token * choices + j, for gradients on their way back
+    const T* gate = nullptr;         ///< [slots] weight of the output
+    const row_t* counts = nullptr;   ///< [outputs] choices per expert before dropping, null experts included
 
     kernel::group_view groups() const noexcept { return {offsets, experts}; }
 };

@@ -64,11 +64,11 @@ using one_of_kind = typename detail::first_or<all_of_kind<Kind, Ps...>, Default>
 /// `outputs - experts` null experts, `slots` choices per token.
 template <class T>
 struct router_view {
-    matrix_view<const T> logits;        ///< N x outputs
-    matrix_view<const T> probability;   ///< N x outputs, softmax over all; empty unless somebody needs it
-    const T* log_sum_exp = nullptr;     ///< N, together with probability
-    const row_t* chosen = nullptr;      ///< N x slots, before dropping
-    const row_t* counts = nullptr;      ///< outputs: how often each was chosen, before dropping
+    matrix_view<const T> logits;       ///< N x outputs
+    matrix_view<const T> probability;  ///< N x outputs, softmax over all; empty unless somebody needs it
+    const T* log_sum_exp = nullptr;    ///< N, together with probability
+    const row_t* chosen = nullptr;     ///< N x slots, before dropping
+    const row_t* counts = nullptr;     ///< outputs: how often each was chosen, before dropping
     const row_t* sequence_offsets = nullptr;
     index_t sequences = 0;
     index_t experts = 0;

@@ -17,13 +17,12 @@ inline constexpr index_t lanes = static_cast<index_t>(xsimd::batch<T, Arch>::siz
 
 /// Architectural vector registers: 32 with AVX-512 and on ARM64, 16 otherwise. Decides the register tile.
 template <class Arch = default_arch>
-inline constexpr index_t registers =
-    (lanes<float, Arch> >= 16
+inline constexpr index_t registers = (lanes<float, Arch> >= 16
 #if defined(__aarch64__)
-     || true
+                                      || true
 #endif
-     )
-        ? 32
-        : 16;
+                                      )
+                                         ? 32
+                                         : 16;
 
 }  // namespace mox::inline MOX_ABI::simd

@@ -43,7 +43,8 @@ public:
     index_t steps() const noexcept { return steps_; }
 
     /// `factor` scales the rate of this step (a schedule's value).
-    void step(params<Net, T>& weights, const params<Net, T>& grads, double factor = 1.0, executor_ref exec = {}) {
+    void step(params<Net, T>& weights, const params<Net, T>& grads, double factor = 1.0,
+              executor_ref exec = {}) {
         ++steps_;
         const double c1 = 1.0 - std::pow(options_.beta1, static_cast<double>(steps_));
         const double c2 = 1.0 - std::pow(options_.beta2, static_cast<double>(steps_));
@@ -78,7 +79,8 @@ public:
     }
 
 private:
-    // Neighbouring tensors with the same decay, joined. Tensors are padded to 64 bytes, so full registers fit.
+    // Neighbouring tensors with the same decay, joined. Tensors are padded to 64 bytes, so full registers
+    // fit.
     struct span_t {
         index_t begin = 0, size = 0;
         bool decays = true;

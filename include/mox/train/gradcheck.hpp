@@ -20,7 +20,7 @@ struct gradcheck_options {
     double input_scale = 1.0;   ///< inputs are normal numbers times this
     double weight_scale = 1.0;  ///< factor on the initial parameters
     std::uint64_t seed = 1;
-    index_t samples = 64;       ///< elements tried per tensor (all when it has fewer)
+    index_t samples = 64;                       ///< elements tried per tensor (all when it has fewer)
     std::vector<std::string> may_be_zero = {};  ///< tensors whose gradient is rightly zero everywhere
 };
 
@@ -28,8 +28,8 @@ struct gradcheck_options {
 struct gradcheck_row {
     std::string path;
     index_t checked = 0;
-    index_t skipped = 0;   ///< elements where the routing changed within the step: no derivative there
-    double worst = 0;      ///< largest relative difference
+    index_t skipped = 0;  ///< elements where the routing changed within the step: no derivative there
+    double worst = 0;     ///< largest relative difference
     bool always_zero = true;
     bool unwritten = false;  ///< backward left an element as it was before
 };
@@ -82,7 +82,8 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
         auto v = weights.read(t);
         for (double& x : v) {
             if (t.spec.init == fill::zeros || t.spec.init == fill::ones) x += 0.1 * numbers.normal(counter++);
-            if (t.spec.init == fill::small || t.spec.init == fill::embedding) x = 0.5 * numbers.normal(counter++);
+            if (t.spec.init == fill::small || t.spec.init == fill::embedding)
+                x = 0.5 * numbers.normal(counter++);
             x *= options.weight_scale;
         }
         weights.write(t, v);
@@ -167,7 +168,8 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
         const double difference = std::abs(analytic - numeric) / size;
         ++row.checked;
         if (std::isnan(analytic)) row.unwritten = true;
-        row.worst = std::max(row.worst, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
+        row.worst = std::max(row.worst,
+                             std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
     };
     const auto judge = [&](gradcheck_row row) {
         if (row.unwritten) {
@@ -201,8 +203,7 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
         const index_t step = std::max<index_t>(1, size / std::max<index_t>(1, options.samples));
         for (index_t i = 0; i < size; i += step) {
             const index_t m = i / (info.spec.rows * cols), k = i / cols % info.spec.rows, n = i % cols;
-            double& element =
-                weights.flat().data()[info.offset + element_offset<double>(info.spec, m, k, n)];
+            double& element = weights.flat().data()[info.offset + element_offset<double>(info.spec, m, k, n)];
             compare(row, element, analytic[static_cast<std::size_t>(i)]);
         }
         judge(std::move(row));

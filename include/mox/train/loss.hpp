@@ -31,8 +31,9 @@ T cross_entropy(matrix_view<const T> logits, std::type_identity_t<std::span<cons
     index_t count = 0;
     for (index_t t = 0; t < logits.rows; ++t) {
         if (target[t] == ignored_target) continue;
-        check::that(target[t] >= 0 && target[t] < logits.cols, "mox::cross_entropy",
-                    "argument 'targets' must hold classes below the number of columns, or mox::ignored_target");
+        check::that(
+            target[t] >= 0 && target[t] < logits.cols, "mox::cross_entropy",
+            "argument 'targets' must hold classes below the number of columns, or mox::ignored_target");
         ++count;
     }
     if (count == 0) {
