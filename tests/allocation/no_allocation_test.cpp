@@ -167,14 +167,17 @@ long allocations_of_inference(mox::executor_ref exec) {
 TEST_CASE("the counter counts every form of allocation", "[allocation]") {
     {
         count_allocations counter;
-        auto* p = new int(3);
+        // Volatile, else compilers may leave the pair of new and delete out.
+        int* volatile p = new int(3);
         REQUIRE(counter.stop() == 1);
         delete p;
     }
     {
         count_allocations counter;
         std::vector<double> v(10);
+        const double* volatile seen = v.data();
         const long n = counter.stop();
+        REQUIRE(seen == v.data());
         REQUIRE(n == 1);
         REQUIRE(v.size() == 10);
     }

@@ -3,6 +3,7 @@
 // What forward leaves for backward, plus scratch memory, auxiliary losses and routing statistics. Reused from
 // step to step: memory grows during the first steps of the largest batch and never again.
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -82,10 +83,10 @@ public:
         m.routing.clear();
         m.signals.clear();
         output_grad_ = {};
-        context<T> ctx = base(rows, mode);
+        rows_ = own(rows);
+        context<T> ctx = base(rows_, mode);
         ctx.records = saving ? &m.records : nullptr;
         add_signals(typename std::type_identity<signals_read<Net>>::type{}, rows.rows());
-        rows_ = rows;
         return ctx;
     }
 
@@ -135,6 +136,15 @@ private:
         ctx.mode = mode;
         ctx.aux_scale = aux_scale_;
         return ctx;
+    }
+
+    // A copy on the tape: a batch given as a temporary may be gone when backward comes.
+    sequence_view own(const sequence_view& rows) {
+        row_t* offsets = memory_->kept.template take<row_t>(rows.sequences + 1);
+        row_t* positions = memory_->kept.template take<row_t>(rows.rows());
+        std::copy_n(rows.offsets, rows.sequences + 1, offsets);
+        std::copy_n(rows.positions, rows.rows(), positions);
+        return {offsets, rows.sequences, positions, nullptr};
     }
 
     template <class... Ss>
