@@ -41,9 +41,9 @@ struct wrong : triple {
         }
     }
     template <class T>
-    static void backward(context<T>&, param_ref<wrong, const T>, param_ref<wrong, T>, matrix_view<const T> dy,
-                         matrix_view<T> dx) {
-        for (index_t i = 0; i < dy.rows; ++i) {
+    static void backward(context<T>& ctx, param_ref<wrong, const T>, param_ref<wrong, T>,
+                         matrix_view<const T> dy, matrix_view<T> dx) {
+        for (index_t i = 0; i < dy.rows && ctx.input_gradient; ++i) {
             for (index_t j = 0; j < 2; ++j) dx(i, j) = 2 * dy(i, j);
         }
     }
