@@ -2,6 +2,7 @@
 
 // Everything public. Executors other than the built-in ones and the reference kernels are not in here.
 
+#include <mox/compose/early_exit.hpp>
 #include <mox/compose/repeat.hpp>
 #include <mox/compose/residual.hpp>
 #include <mox/compose/signals.hpp>
@@ -11,6 +12,7 @@
 #include <mox/core/config.hpp>
 #include <mox/core/error.hpp>
 #include <mox/core/leaves.hpp>
+#include <mox/core/parameter.hpp>
 #include <mox/core/random.hpp>
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
@@ -24,11 +26,13 @@
 #include <mox/layer/linear.hpp>
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
+#include <mox/layer/positions.hpp>
 #include <mox/model/describe.hpp>
 #include <mox/model/params.hpp>
 #include <mox/model/run.hpp>
 #include <mox/model/stream.hpp>
 #include <mox/model/tape.hpp>
+#include <mox/model/transfer.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/clip.hpp>
 #include <mox/train/gradcheck.hpp>

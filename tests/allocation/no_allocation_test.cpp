@@ -96,10 +96,15 @@ using net = mox::stack<mox::embedding<50, 32>, mox::repeat<2, mox::stack<block, 
                        mox::linear<32, 50>>;
 
 // Attention scores as depth router: signals and the two-pass column sums.
-using listening = mox::stack<
-    mox::embedding<50, 32>, attend,
-    mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received, mox::keep_permille<400>>,
-    mox::linear<32, 50>>;
+using listening =
+    mox::stack<mox::embedding<50, 32>, attend,
+               mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received,
+                          mox::keep_permille<400>, mox::weighting::sigmoid, mox::score_gradient::kept>,
+               mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::attention_received_per_query,
+                          mox::keep_permille<400>, mox::sampling::predictor<8>, mox::always_first<2>>,
+               mox::depth<mox::residual<mox::swiglu<32, 40>>, mox::route::random, mox::keep_permille<400>,
+                          mox::sampling::threshold>,
+               mox::linear<32, 50>>;
 
 std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
     std::vector<row_t> ids;

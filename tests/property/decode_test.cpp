@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <mox/compose/early_exit.hpp>
 #include <mox/compose/repeat.hpp>
 #include <mox/compose/residual.hpp>
 #include <mox/compose/stack.hpp>
@@ -50,6 +51,19 @@ using depth_net = language<block<full_heads>, mox::repeat<2, thinned<grouped>>>;
 using nested_net = language<
     mox::depth<mox::stack<attend<full_heads>, thinned<still>>, mox::route::learned, mox::keep_permille<700>>,
     block<full_heads>>;
+
+// The second remedy, also for a score that needs the whole sequence; chance; class tokens; early exit.
+using predicted_net = language<
+    block<full_heads>,
+    mox::depth<block<grouped>, mox::route::learned, mox::keep_permille<500>, mox::sampling::predictor<12>>,
+    mox::depth<block<still>, mox::route::attention_received, mox::keep_permille<300>,
+               mox::sampling::predictor<12>, mox::always_first<2>>>;
+template <class Block>
+using by_chance = mox::depth<Block, mox::route::random, mox::keep_permille<400>, mox::sampling::threshold>;
+using chance_net = language<block<full_heads>, by_chance<mox::stack<block<grouped>, by_chance<block<still>>>>,
+                            by_chance<block<still>>>;
+using exit_net = language<mox::early_exit<mox::exit_by<mox::route::learned, mox::keep_permille<600>>,
+                                          block<full_heads>, block<grouped>, block<still>>>;
 
 template <class Net>
 mox::params<Net, double> weights_of() {
@@ -138,6 +152,9 @@ TEST_CASE("every decode step equals its row of infer", "[property][decode]") {
     check_decoding<grouped_net>();
     check_decoding<depth_net>();
     check_decoding<nested_net>();
+    check_decoding<predicted_net>();
+    check_decoding<chance_net>();
+    check_decoding<exit_net>();
 }
 
 TEST_CASE("a later token never changes earlier logits", "[property][decode]") {
@@ -145,6 +162,9 @@ TEST_CASE("a later token never changes earlier logits", "[property][decode]") {
     check_causality<grouped_net>();
     check_causality<depth_net>();
     check_causality<nested_net>();
+    check_causality<predicted_net>();
+    check_causality<chance_net>();
+    check_causality<exit_net>();
 }
 
 TEST_CASE("the cache of a depth block holds the processed tokens only", "[property][decode]") {
@@ -241,8 +261,8 @@ TEST_CASE("a network that needs the whole sequence refuses to decode", "[propert
     const std::vector<row_t> one{1};
     REQUIRE_THROWS_WITH(
         (mox::decode<net>(w, one, s)),
-        "mox::decode: a depth layer routed by received attention needs the whole sequence and "
-        "cannot decode token by token");
+        "mox::decode: a depth layer whose selection or weight needs the whole sequence cannot decode "
+        "token by token; give it a causal rule such as sampling::predictor");
 }
 
 TEST_CASE("streams are independent", "[property][decode]") {

@@ -30,8 +30,10 @@ using net =
     mox::stack<mox::embedding<V, D>,
                mox::repeat<2, mox::stack<block, mox::depth<mox::stack<attend, biased>, mox::route::learned,
                                                            mox::keep_permille<400>>>>,
-               mox::depth<block, mox::route::attention_received, mox::keep_permille<300>>, mox::rms_norm<D>,
-               mox::linear<D, V, mox::bias::with>>;
+               mox::depth<block, mox::route::attention_received, mox::keep_permille<300>,
+                          mox::weighting::sigmoid, mox::score_gradient::kept>,
+               mox::depth<attend, mox::route::random, mox::keep_permille<600>, mox::sampling::predictor<9>>,
+               mox::rms_norm<D>, mox::linear<D, V, mox::bias::with>>;
 
 template <class T>
 struct history {

@@ -46,24 +46,23 @@ TEST_CASE("depth policy: weightings and their derivatives", "[route][depth_polic
     static_assert(!weighting::none::weighted && weighting::sigmoid::weighted);
 }
 
-TEST_CASE("depth policy: the auxiliary loss is a binary cross-entropy", "[route][depth_policy]") {
-    using loss = sampling::auxiliary_loss<coefficient{0.5}>;
-    for (double r = -5; r <= 5; r += 0.41) {
-        const double p = 1 / (1 + std::exp(-r));
-        CHECK(loss::value(r, true) == Approx(-0.5 * std::log(p)).epsilon(1e-12));
-        CHECK(loss::value(r, false) == Approx(-0.5 * std::log(1 - p)).epsilon(1e-12));
-        for (const bool selected : {true, false}) {
-            const double numeric = (loss::value(r + 1e-6, selected) - loss::value(r - 1e-6, selected)) / 2e-6;
-            CHECK(loss::derivative(r, selected) == Approx(numeric).margin(1e-8));
-        }
-    }
-    // Large scores: no overflow.
-    CHECK(loss::value(1000.0, false) == 500.0);
-    CHECK(loss::value(-1000.0, true) == 500.0);
-    CHECK(loss::value(1000.0, true) == 0.0);
-    CHECK(loss::value(-1000.0f, false) == 0.0f);
-    CHECK(sampling::auxiliary_loss<>::value(0.0, true) == Approx(0.01 * std::log(2.0)).epsilon(1e-15));
-    static_assert(loss::causal && !sampling::whole_sequence::causal);
-    CHECK(sampling::whole_sequence::value(3.0, true) == 0.0);
-    CHECK(sampling::whole_sequence::derivative(3.0, false) == 0.0);
+TEST_CASE("depth policy: an annealed capacity moves in a straight line", "[route][depth_policy]") {
+    using falling = keep_annealed<1000, 250>;
+    CHECK(falling::kept(100, 0) == 100);
+    CHECK(falling::kept(100, 1.0 / 3) == 75);
+    CHECK(falling::kept(100, 0.5) == 62);  // 62.5 %, floored
+    CHECK(falling::kept(100, 1) == 25);
+    CHECK(falling::kept(100) == 25);
+    // Beyond the ends it stays at them; a sequence keeps at least one token, none of none.
+    CHECK(falling::kept(100, -3) == 100);
+    CHECK(falling::kept(100, 7) == 25);
+    CHECK(falling::kept(1, 1) == 1);
+    CHECK(falling::kept(0, 0) == 0);
+    using rising = keep_annealed<125, 500>;
+    CHECK(rising::kept(1000, 0) == 125);
+    CHECK(rising::kept(1000, 0.2) == 200);
+    CHECK(rising::kept(1000, 1) == 500);
+    static_assert(rising::share == 0.5);
+    // The same numbers as a fixed capacity at the end.
+    for (index_t n = 0; n < 50; ++n) CHECK(rising::kept(n, 1) == keep_permille<500>::kept(n));
 }

@@ -64,27 +64,41 @@ struct unique<leaves<S, Ss...>> {
 };
 
 template <class L>
-struct all_reads;
-template <class List>
-struct all_reads_list;
-template <class... Ls>
-struct all_reads_list<leaves<Ls...>> {
+struct teaches_of {
     using type = leaves<>;
 };
-template <class L, class... Ls>
-struct all_reads_list<leaves<L, Ls...>> {
-    using type = join<typename all_reads<L>::type, typename all_reads_list<leaves<Ls...>>::type>;
-};
 template <class L>
-struct all_reads {
-    using type = join<typename reads_of<L>::type, typename all_reads_list<children_of<L>>::type>;
+requires requires { typename L::teaches; }
+struct teaches_of<L> {
+    using type = typename L::teaches;
+};
+
+// What `Of` says about a layer and all layers inside.
+template <template <class> class Of, class L>
+struct collected;
+template <template <class> class Of, class List>
+struct collected_list {
+    using type = leaves<>;
+};
+template <template <class> class Of, class L, class... Ls>
+struct collected_list<Of, leaves<L, Ls...>> {
+    using type = join<typename collected<Of, L>::type, typename collected_list<Of, leaves<Ls...>>::type>;
+};
+template <template <class> class Of, class L>
+struct collected {
+    using type = join<typename Of<L>::type, typename collected_list<Of, children_of<L>>::type>;
 };
 
 }  // namespace detail
 
 /// The signals that some layer of the network reads.
 template <class Net>
-using signals_read = typename detail::unique<typename detail::all_reads<Net>::type>::type;
+using signals_read = typename detail::unique<typename detail::collected<detail::reads_of, Net>::type>::type;
+
+/// The signals whose producers get a gradient from some layer that reads them.
+template <class Net>
+using signals_taught =
+    typename detail::unique<typename detail::collected<detail::teaches_of, Net>::type>::type;
 
 /// Fails to compile, with a sentence, when a signal is read that nobody before publishes.
 template <class Net>

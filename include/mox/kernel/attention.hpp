@@ -302,7 +302,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     }
 }
 
-/// Gradients of attention_forward. out and lse are what forward left; dq, dk, dv are overwritten.
+/// Gradients of attention_forward. out and lse are what forward left; dq, dk, dv are overwritten. dreceived:
+/// per key row the gradient of forward's `received`, or null.
 /// A key/value head of a sequence is the unit of work: its sums have one owner and one order.
 template <class T, class Arch = simd::default_arch>
 void attention_backward(executor_ref exec, arena& scratch, const attention_shape& s,
@@ -311,7 +312,7 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
                         std::type_identity_t<matrix_view<const T>> v,
                         std::type_identity_t<matrix_view<const T>> out, const T* lse,
                         std::type_identity_t<matrix_view<const T>> dout, matrix_view<T> dq, matrix_view<T> dk,
-                        matrix_view<T> dv) {
+                        matrix_view<T> dv, const T* dreceived = nullptr) {
     constexpr index_t W = panel_width<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     using batch = simd::batch<T, Arch>;
@@ -389,12 +390,21 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
                     for (index_t r = 0; r < tile; ++r) {
                         const index_t i = begin + offset + r;
                         const index_t n = visible(i);
-                        const T delta =
+                        T delta =
                             dot_row<T, Arch>(dout.row(q0 + i) + head * d, out.row(q0 + i) + head * d, d);
                         const T shift = lse[(q0 + i) * s.heads + head];
                         T* p = ps[r];
                         T* g = ss[r];
                         index_t j = 0;
+                        if (dreceived) {
+                            // One more term of the probabilities' gradient, and of its mean in delta.
+                            const T* c = dreceived + k0;
+                            for (; j < n; ++j) {
+                                g[j] += c[j];
+                                delta += std::exp(p[j] * scale - shift) * c[j];
+                            }
+                            j = 0;
+                        }
                         for (; j + L <= n; j += L) {
                             const batch e =
                                 simd::exp(simd::load<T, Arch>(p + j) * batch(scale) - batch(shift));

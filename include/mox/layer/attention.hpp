@@ -140,11 +140,16 @@ struct attention {
         kernel::dense_weight_gradient<T>(ctx.exec, r.mixed, dy, g.template panels<1>(), ctx.accumulate);
         kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, dmixed, false);
         const kernel::attention_rows rows{ctx.rows.offsets, ctx.rows.offsets, ctx.rows.sequences};
+        const matrix_view<T> taught = ctx.signal_gradients
+                                          ? ctx.signal_gradients->template find<signal::attention_received>()
+                                          : matrix_view<T>{};
+        T* dreceived = taught.data ? ctx.scratch->template take<T>(n) : nullptr;
+        if (dreceived) take_back(ctx.rows, taught, dreceived);
         kernel::attention_backward<T>(ctx.exec, *ctx.scratch, shape(), rows, r.qkv.middle_cols(0, q_width),
                                       r.qkv.middle_cols(q_width, kv_width),
                                       r.qkv.middle_cols(q_width + kv_width, kv_width), r.mixed, r.lse, dmixed,
                                       dqkv.middle_cols(0, q_width), dqkv.middle_cols(q_width, kv_width),
-                                      dqkv.middle_cols(q_width + kv_width, kv_width));
+                                      dqkv.middle_cols(q_width + kv_width, kv_width), dreceived);
         if constexpr (Spec.rotary) rotate(ctx, dqkv, r.table, true);
         kernel::dense_weight_gradient<T>(ctx.exec, r.x, dqkv, g.template panels<0>(), ctx.accumulate);
         if (ctx.input_gradient)
@@ -164,13 +169,34 @@ private:
             Spec.interleaved ? kernel::rotary_pairs::interleaved : kernel::rotary_pairs::half_split, inverse);
     }
 
-    // The mean over heads and queries, at the tokens' rows in the whole batch.
+    // The mean over heads and all queries, and over heads and the queries that may see the token, at the
+    // tokens' rows in the whole batch.
     template <class T>
     static void publish(const sequence_view& rows, const T* received, matrix_view<T> board) {
+        for_each_mean<T>(rows, [&](index_t t, row_t token, T all, T seeing) {
+            board(token, 0) = all * received[t];
+            board(token, 1) = seeing * received[t];
+        });
+    }
+
+    // The gradient of what was published. It is used up: what an earlier layer published of these tokens was
+    // overwritten, so nobody read it behind this layer.
+    template <class T>
+    static void take_back(const sequence_view& rows, matrix_view<T> board, T* dreceived) {
+        for_each_mean<T>(rows, [&](index_t t, row_t token, T all, T seeing) {
+            dreceived[t] = all * board(token, 0) + seeing * board(token, 1);
+            board(token, 0) = board(token, 1) = T(0);
+        });
+    }
+
+    template <class T, class Visit>
+    static void for_each_mean(const sequence_view& rows, Visit&& visit) {
         for (index_t s = 0; s < rows.sequences; ++s) {
-            const T scale = T(1) / static_cast<T>(heads * std::max<index_t>(rows.length(s), 1));
-            for (index_t t = rows.begin(s); t < rows.begin(s) + rows.length(s); ++t) {
-                board(rows.token_of(t), 0) = scale * received[t];
+            const index_t begin = rows.begin(s), length = rows.length(s);
+            for (index_t i = 0; i < length; ++i) {
+                const index_t seeing = Mask::is_causal ? length - i : length;
+                visit(begin + i, rows.token_of(begin + i), T(1) / static_cast<T>(heads * length),
+                      T(1) / static_cast<T>(heads * seeing));
             }
         }
     }

@@ -103,6 +103,17 @@ constexpr index_t state_count() noexcept {
     return n;
 }
 
+/// Number of layers in L that draw random numbers, children included: they declare `static constexpr bool
+/// draws = true` and take a number each from context::next_draw.
+template <class L>
+constexpr index_t draw_count() noexcept {
+    index_t n = 0;
+    if constexpr (requires { L::draws; }) n += L::draws ? 1 : 0;
+    for_each_index<children_of<L>::size>(
+        [&](auto i) { n += repetitions<L>() * draw_count<typename children_of<L>::template at<i>>(); });
+    return n;
+}
+
 /// Cosines and sines of rotary positions, shared by all layers with the same head size and base.
 template <class T>
 class rotary_cache {
@@ -148,11 +159,16 @@ struct context {
     record_stack* records = nullptr;  ///< null when no backward will follow
     std::vector<routing_record>* routing = nullptr;
     signal_board<T>* signals = nullptr;
+    signal_board<T>* signal_gradients = nullptr;  ///< backward: of the signals that some layer teaches
     rotary_cache<T>* rotary = nullptr;
     std::span<layer_state<T>> states;  ///< decoding: one per stateful layer, in forward order
     index_t next_state = 0;
     sequence_view rows;
     phase mode = phase::train;
+    std::uint64_t seed = 0;      ///< of random routing
+    std::uint64_t step = 0;      ///< training step, counted by the tape; 0 in evaluation
+    index_t next_draw = 0;       ///< layers that have drawn so far, so that each has a stream of its own
+    double progress = 1;         ///< of training, 0 to 1, for schedules
     T aux_loss = 0;              ///< auxiliary losses of this step, scaled
     T aux_scale = 1;             ///< factor on all auxiliary losses and their gradients
     bool accumulate = false;     ///< backward adds to the gradients instead of overwriting them

@@ -7,6 +7,7 @@
 //       static constexpr std::array parameters{...};   own tensors (leave out when there are none)
 //       using children = leaves<...>;                  layers inside (leave out when there are none)
 //       using publishes / reads = leaves<...>;         signals (leave out when there are none)
+//       using teaches = leaves<...>;                   read signals whose gradient backward adds to its board
 //       static constexpr double flops(double context);
 //       template <class T> static void forward(context<T>&, param_ref<my_layer, const T> w,
 //                                              matrix_view<const T> x, matrix_view<T> y);

@@ -1,13 +1,16 @@
 #pragma once
 
-// Mixture of depths: a router decides which tokens of a sequence go through a block; the others keep their
+// Mixture of depths: a score decides which tokens of a sequence go through a block; the others keep their
 // value. The selected tokens form a shorter ragged batch with their original positions, so any block works.
 
-#include <mox/kernel/dot.hpp>
+#include <limits>
+
 #include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/topk.hpp>
 #include <mox/layer/context.hpp>
 #include <mox/route/depth_policy.hpp>
+#include <mox/route/depth_sampling.hpp>
+#include <mox/route/depth_score.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -18,40 +21,42 @@ consteval bool check_depth_policy() {
     static_assert(
         requires { typename P::policy; },
         "mox::depth: this argument is not a depth policy; expected a score (route::learned, "
-        "route::attention_received), keep_permille, a weighting or a sampling policy");
+        "route::attention_received, route::random), keep_permille, always_first, a weighting, a sampling "
+        "or a score_gradient policy");
     return true;
 }
 
-// Which signal a score reads.
-template <class Score>
-struct score_reads {
-    using type = leaves<>;
-};
-template <>
-struct score_reads<route::attention_received> {
-    using type = leaves<signal::attention_received>;
-};
+template <std::size_t A, std::size_t B>
+constexpr std::array<parameter, A + B> both_lists(const std::array<parameter, A>& a,
+                                                  const std::array<parameter, B>& b) {
+    std::array<parameter, A + B> all{};
+    std::copy(a.begin(), a.end(), all.begin());
+    std::copy(b.begin(), b.end(), all.begin() + A);
+    return all;
+}
 
 }  // namespace detail
 
 /// Mixture of depths around `Block` (arXiv 2404.02258; with route::attention_received A-MoD, arXiv
 /// 2412.20875). y_t = x_t + a(r_t) (Block(x_S)_t - x_t) for the selected tokens S, y_t = x_t for the others.
-/// Policies in any order: one score, one keep_permille, and optionally a weighting (default sigmoid for a
-/// learned score, none otherwise) and a sampling rule (default: auxiliary loss and causal threshold for a
-/// learned score).
+/// Policies in any order: one score, one capacity (keep_permille, keep_annealed), and optionally
+///   a weighting        default sigmoid for route::learned, none otherwise
+///   a sampling rule    default auxiliary_loss<> for route::learned, whole_sequence otherwise
+///   a score_gradient   default kept for route::learned, cut otherwise
+///   always_first<N>    tokens that always pass
 template <class Block, class... Policies>
 struct depth {
     static_assert((detail::check_depth_policy<Policies>() && ... && true));
     static_assert(route::all_of_kind<route::score_policy, Policies...>::size == 1,
-                  "mox::depth: exactly one score is needed: mox::route::learned or "
-                  "mox::route::attention_received");
+                  "mox::depth: exactly one score is needed: mox::route::learned, "
+                  "mox::route::attention_received or mox::route::random");
     static_assert(route::all_of_kind<route::keep_policy, Policies...>::size == 1,
                   "mox::depth: exactly one capacity is needed, such as mox::keep_permille<500>");
     static_assert(Block::in == Block::out, "mox::depth: the block must have the same width in and out");
 
     using score = typename route::all_of_kind<route::score_policy, Policies...>::template at<0>;
     using keep = typename route::all_of_kind<route::keep_policy, Policies...>::template at<0>;
-    static constexpr bool learned = score::has_parameters;
+    static constexpr bool learned = std::is_same_v<score, route::learned>;
     using weight =
         route::one_of_kind<route::weighting_policy,
                            std::conditional_t<learned, weighting::sigmoid, weighting::none>, Policies...>;
@@ -59,31 +64,43 @@ struct depth {
         route::one_of_kind<route::sampling_policy,
                            std::conditional_t<learned, sampling::auxiliary_loss<>, sampling::whole_sequence>,
                            Policies...>;
-    static_assert(learned || !weight::weighted,
-                  "mox::depth: a score without parameters only selects; use weighting::none");
-    static_assert(
-        learned || !rule::causal,
-        "mox::depth: a score without parameters has no causal threshold; use sampling::whole_sequence");
+    using gradient =
+        route::one_of_kind<route::score_gradient_policy,
+                           std::conditional_t<learned, score_gradient::kept, score_gradient::cut>,
+                           Policies...>;
+    using always = route::one_of_kind<route::always_policy, always_first<0>, Policies...>;
+
+    static_assert(!rule::causal || !rule::reads_score || !score::whole_sequence,
+                  "mox::depth: this score needs the whole sequence and has no causal threshold; use "
+                  "sampling::predictor or sampling::whole_sequence");
+    static_assert(score::differentiable || !gradient::flows,
+                  "mox::depth: this score has no gradient that could be kept");
+    /// The loss depends on the score itself, not only on who was selected.
+    static constexpr bool scored = weight::weighted || (rule::trained && rule::reads_score);
+    static_assert(scored || learned || !gradient::flows,
+                  "mox::depth: the gradient of a score that only selects is zero; keep it together with a "
+                  "weighting");
+    /// The gradient goes on to what the score was computed from.
+    static constexpr bool score_teaches = scored && score::differentiable && gradient::flows;
 
     static constexpr std::string_view name = "depth";
     static constexpr index_t in = Block::in;
     static constexpr index_t out = Block::out;
     static constexpr double share = keep::share;
+    static constexpr bool draws = requires { score::draws; };
+    /// Wrapping a block adds no level to the names of its parameters (model/transfer.hpp).
+    static constexpr bool transparent = true;
 
     using children = leaves<Block>;
-    using reads = typename detail::score_reads<score>::type;
+    using reads = typename score::reads;
+    using teaches = std::conditional_t<score_teaches, reads, leaves<>>;
 
-    static constexpr auto parameters = [] {
-        if constexpr (learned) {
-            return std::array{parameter{.name = "router", .cols = in, .init = fill::small, .decays = false}};
-        } else {
-            return std::array<parameter, 0>{};
-        }
-    }();
+    static constexpr auto parameters =
+        detail::both_lists(score::template parameters<in>, rule::template parameters<in>);
 
     /// The linear parts of the block cost c, attention among the kept tokens c * c.
     static constexpr double flops(double context) {
-        return (learned ? 2.0 * in : 0.0) + share * Block::flops(share * context);
+        return score::flops(in) + rule::flops(in) + share * Block::flops(share * context);
     }
     static constexpr double child_active_share(std::size_t) { return share; }
 
@@ -94,7 +111,7 @@ struct depth {
         const T* scores;
         const row_t* selected;
         sequence_view inner;
-        bool auxiliary;
+        typename rule::template record<T> sampling;
     };
 
     template <class T>
@@ -102,26 +119,35 @@ struct depth {
                         matrix_view<T> y) {
         const index_t n = x.rows;
         const sequence_view outer = ctx.rows;
+        const bool threshold = rule::causal && ctx.mode == phase::evaluate;
         record<T> r{};
         r.x = x;
-        r.auxiliary = ctx.mode == phase::train && rule::causal;
-
-        T* scores = ctx.kept->template take<T>(n);
-        if constexpr (learned) {
-            kernel::dot_rows<T>(ctx.exec, x, w[0], scores);
-        } else {
+        if (ctx.decoding()) {
             check::that(
-                !ctx.decoding(), "mox::decode",
-                "a depth layer routed by received attention needs the whole sequence and cannot decode "
-                "token by token");
-            const matrix_view<T> received = ctx.signals->template find<signal::attention_received>();
-            for (index_t t = 0; t < n; ++t) scores[t] = received(outer.token_of(t), 0);
+                rule::causal && !(score::whole_sequence && weight::weighted), "mox::decode",
+                "a depth layer whose selection or weight needs the whole sequence cannot decode token "
+                "by token; give it a causal rule such as sampling::predictor");
         }
-        r.scores = scores;
+
+        // Decoding with a predictor never asks for a score that would need the whole sequence.
+        if (!threshold || rule::reads_score || weight::weighted) {
+            T* scores = ctx.kept->template take<T>(n);
+            score::template forward<T>(ctx, w.tensors(), x, share, scores);
+            r.scores = scores;
+        }
+        if constexpr (rule::causal) {
+            if (threshold || rule::trained) {
+                r.sampling = rule::template forward<T>(ctx, w.tensors().from(score_tensors), x, r.scores);
+            }
+        }
 
         row_t* selected = ctx.kept->template take<row_t>(n);
         row_t* offsets = ctx.kept->template take<row_t>(outer.sequences + 1);
-        select(ctx, outer, scores, selected, offsets);
+        if (threshold) {
+            select_positive(outer, r.sampling, selected, offsets);
+        } else {
+            select_capacity(ctx, outer, r.scores, selected, offsets);
+        }
         const index_t kept = offsets[outer.sequences];
         r.selected = selected;
 
@@ -134,15 +160,14 @@ struct depth {
         }
         r.inner = {offsets, outer.sequences, positions, token};
 
-        if (r.auxiliary) {
-            T sum = 0;
-            index_t next = 0;
-            for (index_t t = 0; t < n; ++t) {
-                const bool taken = next < kept && selected[next] == t;
-                next += taken ? 1 : 0;
-                sum += rule::value(scores[t], taken);
+        if constexpr (rule::trained) {
+            if (ctx.mode == phase::train && n > 0) {
+                T sum = 0;
+                for_each_selected(n, r, [&](index_t t, bool taken) {
+                    sum += sampling::detail::binary_cross_entropy(r.sampling.logits[t], taken);
+                });
+                ctx.aux_loss += ctx.aux_scale * static_cast<T>(rule::scale) * sum / static_cast<T>(n);
             }
-            if (n > 0) ctx.aux_loss += ctx.aux_scale * sum / static_cast<T>(n);
         }
         if (ctx.routing) {
             routing_record log;
@@ -157,7 +182,9 @@ struct depth {
 
         kernel::copy_rows<T>(ctx.exec, x, y);
         if (kept == 0 && !ctx.saving()) {
+            // The layers behind must find their own states and streams.
             ctx.next_state += ctx.decoding() ? state_count<Block>() : 0;
+            ctx.next_draw += draw_count<Block>();
             return;
         }
         const matrix_view<T> inner_x = ctx.activation(kept, in);
@@ -171,7 +198,7 @@ struct depth {
                 T* to = y.row(selected[i]);
                 const T* from = inner_y.row(i);
                 if constexpr (weight::weighted) {
-                    const T a = weight::value(scores[selected[i]]);
+                    const T a = weight::value(r.scores[selected[i]]);
                     for (index_t j = 0; j < in; ++j) to[j] += a * (from[j] - to[j]);
                 } else {
                     std::copy_n(from, in, to);
@@ -192,8 +219,8 @@ struct depth {
         const arena_scope scope(*ctx.scratch);
         const matrix_view<T> inner_dy = ctx.temporary(kept, in);
         const matrix_view<T> inner_dx = ctx.temporary(kept, in);
-        T* dscore = ctx.scratch->template take<T>(n);
-        std::fill_n(dscore, n, T(0));
+        T* dscores = ctx.scratch->template take<T>(n);
+        std::fill_n(dscores, n, T(0));
 
         parallel_ranges(ctx.exec, kept, 64, [&](index_t begin, index_t end) {
             for (index_t i = begin; i < end; ++i) {
@@ -209,20 +236,22 @@ struct depth {
                         to[j] = a * from[j];
                         dot += from[j] * (by[j] - bx[j]);
                     }
-                    dscore[t] = weight::derivative(r.scores[t]) * dot;
+                    dscores[t] = weight::derivative(r.scores[t]) * dot;
                 } else {
                     std::copy_n(from, in, to);
                 }
             }
         });
-        if (r.auxiliary) {
-            const T scale = ctx.aux_scale / static_cast<T>(std::max<index_t>(n, 1));
-            index_t next = 0;
-            for (index_t t = 0; t < n; ++t) {
-                const bool taken = next < kept && r.selected[next] == t;
-                next += taken ? 1 : 0;
-                dscore[t] += scale * rule::derivative(r.scores[t], taken);
-            }
+        if constexpr (rule::trained) {
+            const T scale =
+                ctx.aux_scale * static_cast<T>(rule::scale) / static_cast<T>(std::max<index_t>(n, 1));
+            T* dlogits = ctx.scratch->template take<T>(n);
+            for_each_selected(n, r, [&](index_t t, bool taken) {
+                dlogits[t] =
+                    scale * sampling::detail::binary_cross_entropy_derivative(r.sampling.logits[t], taken);
+            });
+            rule::template backward<T>(ctx, w.tensors().from(score_tensors), g.tensors().from(score_tensors),
+                                       r.x, r.sampling, dlogits, dscores);
         }
 
         const sequence_view outer = ctx.rows;
@@ -248,34 +277,71 @@ struct depth {
                 }
             });
         }
-        if constexpr (learned) {
-            kernel::dot_rows_backward<T>(ctx.exec, r.x, w[0], dscore, wanted ? dx : matrix_view<T>{}, g[0],
-                                         ctx.accumulate);
+        if constexpr (score_teaches || score_tensors > 0) {
+            score::template backward<T>(ctx, w.tensors(), g.tensors(), r.x, dscores,
+                                        wanted && gradient::flows ? dx : matrix_view<T>{});
         }
     }
 
 private:
-    template <class T>
-    static void select(context<T>& ctx, const sequence_view& rows, const T* scores, row_t* selected,
-                       row_t* offsets) {
+    static constexpr index_t score_tensors = static_cast<index_t>(score::template parameters<in>.size());
+
+    // visit(t, selected) for all rows in order.
+    template <class T, class Visit>
+    static void for_each_selected(index_t n, const record<T>& r, Visit&& visit) {
+        const index_t kept = r.inner.rows();
+        index_t next = 0;
+        for (index_t t = 0; t < n; ++t) {
+            const bool taken = next < kept && r.selected[next] == t;
+            next += taken ? 1 : 0;
+            visit(t, taken);
+        }
+    }
+
+    static bool passes_always(const sequence_view& rows, index_t t) {
+        return always::tokens > 0 && rows.positions[t] < always::tokens;
+    }
+
+    // Those whose logit is positive: sigmoid > 1/2, a decision that no other token has a part in.
+    template <class Record>
+    static void select_positive(const sequence_view& rows, const Record& logits, row_t* selected,
+                                row_t* offsets) {
         offsets[0] = 0;
-        const bool threshold = rule::causal && ctx.mode == phase::evaluate;
+        index_t kept = 0;
+        for (index_t s = 0; s < rows.sequences; ++s) {
+            for (index_t t = rows.begin(s); t < rows.begin(s) + rows.length(s); ++t) {
+                if (logits.logits[t] > 0 || passes_always(rows, t)) selected[kept++] = static_cast<row_t>(t);
+            }
+            offsets[s + 1] = static_cast<row_t>(kept);
+        }
+    }
+
+    // The largest scores of each sequence, up to the capacity.
+    template <class T>
+    static void select_capacity(context<T>& ctx, const sequence_view& rows, const T* scores, row_t* selected,
+                                row_t* offsets) {
+        offsets[0] = 0;
         const arena_scope scope(*ctx.scratch);
-        row_t* scratch = ctx.scratch->template take<row_t>(threshold ? 0 : rows.longest());
+        const index_t longest = rows.longest();
+        row_t* scratch = ctx.scratch->template take<row_t>(longest);
+        T* raised = always::tokens > 0 ? ctx.scratch->template take<T>(longest) : nullptr;
         for (index_t s = 0; s < rows.sequences; ++s) {
             const index_t begin = rows.begin(s), length = rows.length(s);
-            row_t* to = selected + offsets[s];
-            index_t kept = 0;
-            if (threshold) {
-                // sigmoid(r) > 1/2
+            const T* values = scores + begin;
+            index_t kept = keep::kept(length, ctx.mode == phase::train ? ctx.progress : 1.0);
+            if (raised) {
+                index_t sure = 0;
                 for (index_t t = 0; t < length; ++t) {
-                    if (scores[begin + t] > T(0)) to[kept++] = static_cast<row_t>(begin + t);
+                    const bool always_in = passes_always(rows, begin + t);
+                    raised[t] = always_in ? std::numeric_limits<T>::infinity() : values[t];
+                    sure += always_in ? 1 : 0;
                 }
-            } else {
-                kept = keep::kept(length);
-                kernel::select_top<T>(scores + begin, length, kept, to, scratch);
-                for (index_t i = 0; i < kept; ++i) to[i] += static_cast<row_t>(begin);
+                values = raised;
+                kept = std::max(kept, sure);
             }
+            row_t* to = selected + offsets[s];
+            kernel::select_top<T>(values, length, kept, to, scratch);
+            for (index_t i = 0; i < kept; ++i) to[i] += static_cast<row_t>(begin);
             offsets[s + 1] = offsets[s] + static_cast<row_t>(kept);
         }
     }

@@ -13,10 +13,11 @@ namespace mox::inline MOX_ABI {
 
 namespace signal {
 
-/// The attention each token received in the last attention layer that saw it: one number per token, the mean
-/// over heads and queries of its column of the attention map (A-MoD, arXiv 2412.20875).
+/// The attention each token received in the last attention layer that saw it: the mean of its column of the
+/// attention map over heads and all queries of the sequence (A-MoD, arXiv 2412.20875), and in a second column
+/// the mean over heads and those queries that may see it.
 struct attention_received {
-    static constexpr index_t width = 1;
+    static constexpr index_t width = 2;
     static constexpr const char* name = "attention_received";
 };
 

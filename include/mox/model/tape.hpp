@@ -41,6 +41,13 @@ public:
     /// A factor on all auxiliary losses from the next step on, for schedules.
     void set_aux_scale(T scale) noexcept { aux_scale_ = scale; }
 
+    /// Random routing draws from this seed and the number of the training step, which every training forward
+    /// advances; set_step repeats a draw.
+    void set_seed(std::uint64_t seed) noexcept { seed_ = seed; }
+    void set_step(std::uint64_t step) noexcept { next_step_ = step; }
+    /// How far training has come, 0 to 1, for capacities that change (keep_annealed).
+    void set_progress(double progress) noexcept { progress_ = progress; }
+
     /// Where the caller puts the gradient of the output before mox::backward; the shape of the last output.
     matrix_view<T> output_grad() const noexcept { return output_grad_; }
     /// The last output.
@@ -84,9 +91,10 @@ public:
         m.signals.clear();
         output_grad_ = {};
         rows_ = own(rows);
+        step_ = mode == phase::train ? next_step_++ : 0;
         context<T> ctx = base(rows_, mode);
         ctx.records = saving ? &m.records : nullptr;
-        add_signals(typename std::type_identity<signals_read<Net>>::type{}, rows.rows());
+        add_signals(m.signals, signals_read<Net>{});
         return ctx;
     }
 
@@ -94,6 +102,8 @@ public:
     context<T> resume() {
         context<T> ctx = base(rows_, phase::train);
         ctx.records = &memory_->records;
+        memory_->signal_gradients.clear();
+        add_signals(memory_->signal_gradients, signals_taught<Net>{});
         return ctx;
     }
 
@@ -117,7 +127,7 @@ private:
         arena saved, scratch, kept;
         record_stack records;
         std::vector<routing_record> routing;
-        signal_board<T> signals;
+        signal_board<T> signals, signal_gradients;
         rotary_cache<T> rotary;
         batch whole;
     };
@@ -131,9 +141,13 @@ private:
         ctx.kept = &m.kept;
         ctx.routing = &m.routing;
         ctx.signals = &m.signals;
+        ctx.signal_gradients = &m.signal_gradients;
         ctx.rotary = &m.rotary;
         ctx.rows = rows;
         ctx.mode = mode;
+        ctx.seed = seed_;
+        ctx.step = step_;
+        ctx.progress = progress_;
         ctx.aux_scale = aux_scale_;
         return ctx;
     }
@@ -148,8 +162,8 @@ private:
     }
 
     template <class... Ss>
-    void add_signals(leaves<Ss...>, [[maybe_unused]] index_t rows) {
-        (memory_->signals.template add<Ss>(zeros(rows, Ss::width)), ...);
+    void add_signals([[maybe_unused]] signal_board<T>& board, leaves<Ss...>) {
+        (board.template add<Ss>(zeros(rows_.rows(), Ss::width)), ...);
     }
     matrix_view<T> zeros(index_t rows, index_t width) {
         T* p = memory_->kept.template take<T>(rows * width);
@@ -163,6 +177,8 @@ private:
     matrix_view<T> output_, output_grad_;
     T aux_loss_ = 0;
     T aux_scale_ = 1;
+    std::uint64_t seed_ = 0, step_ = 0, next_step_ = 0;
+    double progress_ = 1;
 };
 
 }  // namespace mox::inline MOX_ABI

@@ -1,8 +1,8 @@
 #pragma once
 
-// Policies of mixture of depths (arXiv 2404.02258): where a token's score comes from, how many tokens pass,
-// what the block's contribution is multiplied with, and how decoding, which cannot see the future, agrees
-// with training.
+// Small policies of mixture of depths (arXiv 2404.02258): how many tokens pass, which always pass, what the
+// block's contribution is multiplied with, and whether the score's gradient reaches what it was computed
+// from. Where the score comes from is depth_score.hpp, how decoding agrees with training depth_sampling.hpp.
 
 #include <algorithm>
 #include <cmath>
@@ -16,23 +16,10 @@ namespace route {
 
 struct score_policy {};
 struct keep_policy {};
+struct always_policy {};
 struct weighting_policy {};
 struct sampling_policy {};
-
-/// Score r_t = x_t . w with a learned vector w (MoD, arXiv 2404.02258).
-struct learned {
-    using policy = score_policy;
-    static constexpr std::string_view name = "learned";
-    static constexpr bool has_parameters = true;
-};
-
-/// Score = the attention a token received in the attention layer before; no parameters, no gradient
-/// (A-MoD, arXiv 2412.20875).
-struct attention_received {
-    using policy = score_policy;
-    static constexpr std::string_view name = "attention_received";
-    static constexpr bool has_parameters = false;
-};
+struct score_gradient_policy {};
 
 }  // namespace route
 
@@ -42,10 +29,52 @@ struct keep_permille {
     static_assert(Permille > 0 && Permille <= 1000, "mox::keep_permille: the share must be from 1 to 1000");
     using policy = route::keep_policy;
     static constexpr double share = static_cast<double>(Permille) / 1000.0;
-    static constexpr index_t kept(index_t tokens) {
+    static constexpr index_t kept(index_t tokens, double /*progress*/ = 1) {
         return tokens == 0 ? 0 : std::max<index_t>(1, Permille * tokens / 1000);
     }
 };
+
+/// The share moves in a straight line from `From` to `To` thousandths while the progress of training, set
+/// with tape.set_progress, goes from 0 to 1. Evaluation and FLOPs are those of the end.
+template <index_t From, index_t To>
+struct keep_annealed {
+    static_assert(From > 0 && From <= 1000 && To > 0 && To <= 1000,
+                  "mox::keep_annealed: both shares must be from 1 to 1000");
+    using policy = route::keep_policy;
+    static constexpr double share = static_cast<double>(To) / 1000.0;
+    static constexpr index_t kept(index_t tokens, double progress = 1) {
+        const double part = std::clamp(progress, 0.0, 1.0);
+        const auto permille =
+            From + static_cast<index_t>(part * static_cast<double>(To - From) + (To < From ? -0.5 : 0.5));
+        return tokens == 0 ? 0 : std::max<index_t>(1, permille * tokens / 1000);
+    }
+};
+
+/// The tokens at the first N positions of a sequence always pass and count towards the capacity: class tokens
+/// of an image network.
+template <index_t N>
+struct always_first {
+    static_assert(N >= 0, "mox::always_first: the number must not be negative");
+    using policy = route::always_policy;
+    static constexpr index_t tokens = N;
+};
+
+namespace score_gradient {
+
+/// The score is differentiated: a learned router teaches the tokens it reads, and a weighted score of
+/// received attention teaches the attention map.
+struct kept {
+    using policy = route::score_gradient_policy;
+    static constexpr bool flows = true;
+};
+
+/// The gradient ends at the score's own parameters.
+struct cut {
+    using policy = route::score_gradient_policy;
+    static constexpr bool flows = false;
+};
+
+}  // namespace score_gradient
 
 namespace weighting {
 
@@ -100,42 +129,4 @@ struct tanh {
 };
 
 }  // namespace weighting
-
-namespace sampling {
-
-/// Binary cross-entropy between sigmoid(r_t) and "token t was selected", mean over tokens; outside training a
-/// token passes when sigmoid(r_t) > 1/2, which needs no other token. Its gradient reaches the router and,
-/// through the score, the tokens.
-template <coefficient C = coefficient{0.01}>
-struct auxiliary_loss {
-    using policy = route::sampling_policy;
-    static constexpr bool causal = true;
-
-    template <class T>
-    static T value(T r, bool selected) {
-        // log(1 + exp(-|r|)) + max(r, 0) - r * selected, safe for large |r|.
-        const T loss = std::log1p(std::exp(-std::abs(r))) + std::max(r, T(0)) - (selected ? r : T(0));
-        return static_cast<T>(C.value) * loss;
-    }
-    template <class T>
-    static T derivative(T r, bool selected) {
-        return static_cast<T>(C.value) * (weighting::sigmoid::value(r) - (selected ? T(1) : T(0)));
-    }
-};
-
-/// The rule of training everywhere: needs the whole sequence, so token-by-token decoding is refused.
-struct whole_sequence {
-    using policy = route::sampling_policy;
-    static constexpr bool causal = false;
-    template <class T>
-    static T value(T, bool) {
-        return T(0);
-    }
-    template <class T>
-    static T derivative(T, bool) {
-        return T(0);
-    }
-};
-
-}  // namespace sampling
 }  // namespace mox::inline MOX_ABI

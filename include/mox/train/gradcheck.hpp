@@ -112,6 +112,7 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
     };
     std::vector<row_t> fingerprint;
     const auto loss = [&](bool& same_routing) {
+        t.set_step(0);
         const auto y = forward<Net>(weights, input(), sequences, t);
         double sum = 0;
         for (index_t i = 0; i < rows; ++i) {
@@ -129,6 +130,7 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
     buffer<double> dx(ids_in ? 0 : rows * Net::in);
     for (index_t i = 0; i < dx.size(); ++i) dx[i] = unwritten;
     const auto run_backward = [&](bool accumulate) {
+        t.set_step(0);
         const auto y = forward<Net>(weights, input(), sequences, t);
         fingerprint = detail::routing_fingerprint(t.routing());
         for (index_t i = 0; i < y.rows; ++i) {

@@ -1,0 +1,91 @@
+#pragma once
+
+// Parameters of one network as the start of another that is built differently around the same layers: a dense
+// network becomes one with mixture of depths, and back.
+
+#include <algorithm>
+
+#include <mox/model/params.hpp>
+
+namespace mox::inline MOX_ABI {
+
+/// What copy_matching did.
+struct transfer_report {
+    index_t copied = 0;               ///< tensors taken over
+    std::vector<std::string> kept;    ///< tensors of the target that the source does not have, as they were
+    std::vector<std::string> unused;  ///< tensors of the source without a place in the target
+};
+
+namespace detail {
+
+template <class L>
+constexpr bool is_transparent() noexcept {
+    if constexpr (requires { L::transparent; }) {
+        return L::transparent;
+    } else {
+        return false;
+    }
+}
+
+// Paths of all tensors in memory order, without the levels of layers that only wrap another one.
+template <class L>
+void paths_without_wrappers(const std::string& path, std::vector<std::string>& all) {
+    if constexpr (requires { L::parameters; }) {
+        for (const parameter& p : L::parameters) {
+            all.push_back(path.empty() ? std::string(p.name) : path + "." + std::string(p.name));
+        }
+    }
+    for (index_t r = 0; r < repetitions<L>(); ++r) {
+        for_each_index<children_of<L>::size>([&](auto i) {
+            const index_t number = r * static_cast<index_t>(children_of<L>::size) + static_cast<index_t>(i);
+            paths_without_wrappers<typename children_of<L>::template at<i>>(
+                is_transparent<L>() ? path : (path.empty() ? "" : path + ".") + std::to_string(number), all);
+        });
+    }
+}
+
+}  // namespace detail
+
+/// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth, and the
+/// same shape. The rest of `to` stays as it is (a learned router keeps its initial values). The scalar types
+/// may differ. Throws mox::error when a tensor of the same name has another shape; `to` is then unchanged.
+template <class From, class T, class To, class U>
+transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {
+    std::vector<std::string> from_paths, to_paths;
+    detail::paths_without_wrappers<From>("", from_paths);
+    detail::paths_without_wrappers<To>("", to_paths);
+    const auto from_tensors = params<From, T>::tensors();
+    const auto to_tensors = params<To, U>::tensors();
+    transfer_report report;
+    std::vector<std::pair<std::size_t, std::size_t>> pairs;
+    std::vector<bool> used(from_paths.size());
+    for (std::size_t i = 0; i < to_paths.size(); ++i) {
+        const auto found = std::find(from_paths.begin(), from_paths.end(), to_paths[i]);
+        if (found == from_paths.end()) {
+            report.kept.push_back(to_tensors[i].path);
+            continue;
+        }
+        const auto j = static_cast<std::size_t>(found - from_paths.begin());
+        const parameter &a = from_tensors[j].spec, &b = to_tensors[i].spec;
+        const auto shape = [](const parameter& p) {
+            return std::to_string(p.count) + " x " + std::to_string(p.rows) + " x " +
+                   std::to_string(p.logical_cols());
+        };
+        check::that(shape(a) == shape(b), "mox::copy_matching",
+                    "tensor '" + to_paths[i] + "' must have the same shape in both networks, but is " +
+                        shape(a) + " in the source and " + shape(b) + " in the target");
+        pairs.emplace_back(j, i);
+        used[j] = true;
+    }
+    for (const auto& [j, i] : pairs) {
+        const std::vector<T> values = from.read(from_tensors[j]);
+        to.write(to_tensors[i], std::vector<U>(values.begin(), values.end()));
+    }
+    report.copied = static_cast<index_t>(pairs.size());
+    for (std::size_t j = 0; j < used.size(); ++j) {
+        if (!used[j]) report.unused.push_back(from_tensors[j].path);
+    }
+    return report;
+}
+
+}  // namespace mox::inline MOX_ABI
