@@ -170,7 +170,7 @@ int main(int argc, char** argv) {
             const std::string name = g->name + "/" + c.who;
             const double seconds = results.median(name);
             if (seconds == 0) continue;
-            const double rate = g->flops / seconds;
+            const double rate = (c.flops > 0 ? c.flops : g->flops) / seconds;
             char ratio[32] = "";
             if (c.who != "mox") std::snprintf(ratio, sizeof ratio, "%.2f x", seconds / mox);
             std::string verdict;
@@ -184,9 +184,15 @@ int main(int argc, char** argv) {
                     if (!ok) missed.push_back(name + ": " + text);
                 }
                 if (c.who == want.peer) {
-                    const bool ok = seconds / mox >= want.against;
-                    char text[64];
-                    std::snprintf(text, sizeof text, "%s >= %.2f x", ok ? "ok" : "MISSED", want.against);
+                    const bool share = want.at_most > 0;
+                    const bool ok = share ? mox / seconds <= want.at_most : seconds / mox >= want.against;
+                    char text[96];
+                    if (share) {
+                        std::snprintf(text, sizeof text, "%s mox takes %.3f of its time, <= %.3f",
+                                      ok ? "ok" : "MISSED", mox / seconds, want.at_most);
+                    } else {
+                        std::snprintf(text, sizeof text, "%s >= %.2f x", ok ? "ok" : "MISSED", want.against);
+                    }
                     verdict = text;
                     if (!ok) missed.push_back(name + ": " + text);
                 }

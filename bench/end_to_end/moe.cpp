@@ -1,14 +1,13 @@
 // One mixture-of-experts layer with SwiGLU experts: router, selection, experts, combination.
 
 #include <algorithm>
-#include <memory>
 #include <numeric>
 
 #include <Eigen/Core>
 
 #include <mox/mox.hpp>
 
-#include "support/harness.hpp"
+#include "support/steps.hpp"
 
 namespace {
 
@@ -18,34 +17,7 @@ using layer = mox::moe<mox::experts<8, mox::swiglu<512, 1024>>, mox::route::top_
 constexpr index_t tokens = 512, width = 512, hidden = 1024, expert_count = 8, chosen = 2;
 constexpr double forward_flops = 6.0 * tokens * chosen * width * hidden + 2.0 * tokens * width * expert_count;
 
-mox::buffer<float> random_rows(index_t rows, index_t cols, std::uint64_t seed) {
-    mox::buffer<float> b(rows * cols);
-    const mox::random_stream numbers(seed, 0);
-    for (index_t i = 0; i < b.size(); ++i)
-        b[i] = static_cast<float>(numbers.normal(static_cast<std::uint64_t>(i)));
-    return b;
-}
-
-struct mox_layer {
-    mox::params<layer> weights{mox::init::standard, 7}, grads;
-    mox::thread_pool pool;
-    mox::tape<layer> tape;
-    mox::buffer<float> x = random_rows(tokens, width, 1), dy = random_rows(tokens, width, 2),
-                       dx{tokens * width};
-
-    explicit mox_layer(index_t threads) : pool(threads), tape(pool) {}
-
-    void infer() { mox::infer<layer>(weights, view(x), tape); }
-    void train() {
-        mox::forward<layer>(weights, view(x), tape);
-        const auto g = tape.output_grad();
-        for (index_t t = 0; t < tokens; ++t) std::copy_n(dy.data() + t * width, width, g.row(t));
-        mox::backward<layer>(weights, tape, grads, mox::matrix_view<float>(dx.data(), tokens, width));
-    }
-    static mox::matrix_view<const float> view(const mox::buffer<float>& b) {
-        return {b.data(), tokens, width};
-    }
-};
+using mox_layer = bench::steps<layer>;
 
 // The same layer as an engineer writes it with Eigen: rows of an expert gathered, three products, scattered.
 struct eigen_layer {
@@ -69,7 +41,7 @@ struct eigen_layer {
         dgate = gate;
         dup = up;
         ddown = down;
-        const auto xs = random_rows(tokens, width, 1), dys = random_rows(tokens, width, 2);
+        const auto xs = bench::random_rows(tokens, width, 1), dys = bench::random_rows(tokens, width, 2);
         x = Eigen::Map<const matrix>(xs.data(), tokens, width);
         dy = Eigen::Map<const matrix>(dys.data(), tokens, width);
         dx = x;
@@ -184,14 +156,6 @@ struct eigen_layer {
     }
 };
 
-template <class Layer, class... Arguments>
-std::function<std::function<void()>()> run(void (Layer::*step)(), Arguments... arguments) {
-    return [=] {
-        auto object = std::make_shared<Layer>(arguments...);
-        return [object, step] { (object.get()->*step)(); };
-    };
-}
-
 // Goals of the foundation; the kernels' own issue raises them.
 const bench::registration add([](std::vector<bench::group>& groups) {
     const std::string shape = "T512_D512_H1024_E8_k2";
@@ -199,17 +163,17 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       forward_flops,
                       bench::limit::fma_f32,
                       {{0.60, 0, ""}, {0, 2.0, "eigen_by_token"}, {0, 1.2, "eigen"}},
-                      {{"mox", run(&mox_layer::infer, index_t{1})},
-                       {"mox_2_threads", run(&mox_layer::infer, index_t{2})},
-                       {"eigen", run(&eigen_layer::infer)},
-                       {"eigen_by_token", run(&eigen_layer::infer_by_token)}}});
+                      {{"mox", bench::run(&mox_layer::infer, index_t{1}, index_t{1}, tokens)},
+                       {"mox_2_threads", bench::run(&mox_layer::infer, index_t{2}, index_t{1}, tokens)},
+                       {"eigen", bench::run(&eigen_layer::infer)},
+                       {"eigen_by_token", bench::run(&eigen_layer::infer_by_token)}}});
     groups.push_back({"moe_swiglu/forward_backward/" + shape,
                       3 * forward_flops,
                       bench::limit::fma_f32,
                       {{0.60, 0, ""}, {0, 1.2, "eigen"}},
-                      {{"mox", run(&mox_layer::train, index_t{1})},
-                       {"mox_2_threads", run(&mox_layer::train, index_t{2})},
-                       {"eigen", run(&eigen_layer::train)}}});
+                      {{"mox", bench::run(&mox_layer::train, index_t{1}, index_t{1}, tokens)},
+                       {"mox_2_threads", bench::run(&mox_layer::train, index_t{2}, index_t{1}, tokens)},
+                       {"eigen", bench::run(&eigen_layer::train)}}});
 });
 
 }  // namespace

@@ -15,6 +15,7 @@ enum class limit { none, fma_f32 };
 struct competitor {
     std::string who;                               ///< "mox" or the peer's name
     std::function<std::function<void()>()> setup;  ///< called once before measuring; returns one repetition
+    double flops = 0;                              ///< where it does other work than the group says
 };
 
 /// What mox must reach. Zero: no goal.
@@ -22,6 +23,7 @@ struct goal {
     double of_limit = 0;  ///< share of the limit
     double against = 0;   ///< times as fast as the peer named below
     std::string peer;
+    double at_most = 0;  ///< the share of the peer's time that mox may take, where less work is the point
 };
 
 struct group {
