@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [test] [bench] [ci]
+# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [png] [test] [bench] [ci]
 set -eu
 
 wanted=""
@@ -35,6 +35,7 @@ for group in "$@"; do
             want_header eigen3/Eigen/Core libeigen3-dev
             want_header xsimd/xsimd.hpp libxsimd-dev
             ;;
+        png) want_header png.h libpng-dev ;;
         test)
             want_header catch2 catch2
             want_header nlohmann/json.hpp nlohmann-json3-dev

@@ -6,30 +6,12 @@
 #include <vector>
 
 #include "../support/catch.hpp"
+#include "../support/scratch.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A folder that disappears with the test.
-struct scratch {
-    fs::path path;
-    scratch() {
-        for (int i = 0;; ++i) {
-            path = fs::temp_directory_path() / ("mox_corpus_test_" + std::to_string(i));
-            if (fs::create_directory(path)) return;
-        }
-    }
-    ~scratch() {
-        std::error_code ignored;
-        fs::remove_all(path, ignored);
-    }
-    fs::path file(const std::string& name, std::string_view contents) const {
-        fs::create_directories((path / name).parent_path());
-        support::write_file(path / name, contents);
-        return path / name;
-    }
-};
+using mox_test::scratch;
 
 constexpr support::corpus_options small{.minimum_bytes = 100, .minimum_validation = 20, .limit_bytes = 1000};
 
