@@ -38,6 +38,9 @@ namespace detail {
 // Scores of one block of query rows: about a quarter of the second cache level.
 inline constexpr index_t score_values = 1 << 16;
 inline constexpr index_t most_query_rows = 48;
+// Partial sums of the attention received, per head of a sequence: few, because each has a number per key, and
+// enough to share between threads.
+inline constexpr index_t most_partial_sums = 8;
 
 inline index_t query_block(index_t keys) {
     const index_t rows = score_values / std::max<index_t>(keys, 1) / product_rows * product_rows;
@@ -187,11 +190,18 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         detail::pack_rows<T>(v.middle_rows(begin, n).middle_cols(head * d, d), values_at(seq, head), dp);
     });
 
+    // A unit is a block of query rows of one head, or some blocks that share a partial sum.
+    const auto unit_rows = [&](index_t seq) {
+        const index_t block = detail::query_block(rows.key[seq + 1] - rows.key[seq]);
+        if (received == nullptr) return block;
+        const index_t blocks = divide_up(rows.query[seq + 1] - rows.query[seq], block);
+        return block * std::max<index_t>(1, divide_up(blocks, detail::most_partial_sums));
+    };
+    const auto units_of = [&](index_t seq) {
+        return divide_up(rows.query[seq + 1] - rows.query[seq], unit_rows(seq)) * s.heads;
+    };
     index_t units = 0;
-    for (index_t seq = 0; seq < rows.sequences; ++seq) {
-        const index_t n_k = rows.key[seq + 1] - rows.key[seq];
-        units += divide_up(rows.query[seq + 1] - rows.query[seq], detail::query_block(n_k)) * s.heads;
-    }
+    for (index_t seq = 0; seq < rows.sequences; ++seq) units += units_of(seq);
     const index_t stride = round_up(longest, W);
     const index_t workers = std::max<index_t>(1, std::min(units, exec.concurrency()));
     T* score_memory = scratch.take<T>(workers * detail::query_block(0) * stride);
@@ -201,18 +211,12 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
 
     detail::for_each_with_worker(exec, units, [&](index_t unit, index_t worker) {
         index_t seq = 0, left = unit;
-        for (;; ++seq) {
-            const index_t n_k = rows.key[seq + 1] - rows.key[seq];
-            const index_t here =
-                divide_up(rows.query[seq + 1] - rows.query[seq], detail::query_block(n_k)) * s.heads;
-            if (left < here) break;
-            left -= here;
-        }
+        for (; left >= units_of(seq); ++seq) left -= units_of(seq);
         const index_t q0 = rows.query[seq], n_q = rows.query[seq + 1] - q0;
         const index_t n_k = rows.key[seq + 1] - rows.key[seq];
         const index_t block_size = detail::query_block(n_k);
-        const index_t head = left % s.heads, begin = left / s.heads * block_size;
-        const index_t end = std::min(n_q, begin + block_size);
+        const index_t head = left % s.heads, unit_begin = left / s.heads * unit_rows(seq);
+        const index_t unit_end = std::min(n_q, unit_begin + unit_rows(seq));
         const auto visible = [&](index_t i) { return s.causal ? n_k - n_q + i + 1 : n_k; };
         const panel_view<const T, Arch> panels(keys_at(seq, head / group), d,
                                                panel_layout<T, Arch>::padded(n_k));
@@ -222,7 +226,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         T* columns = partial ? partial + unit * stride : nullptr;
         if (columns) std::fill_n(columns, n_k, T(0));
 
-        even_tiles(end - begin, product_rows, [&](index_t offset, index_t count) {
+        const auto tile = [&](index_t begin, index_t offset, index_t count) {
             const T* qs[product_rows];
             const T* ps[product_rows];
             T* ss[product_rows];
@@ -283,7 +287,11 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 }
                 if (dp != d) std::copy_n(os[r], d, out.row(q0 + i0 + r) + head * d);
             }
-        });
+        };
+        for (index_t begin = unit_begin; begin < unit_end; begin += block_size) {
+            even_tiles(std::min(block_size, unit_end - begin), product_rows,
+                       [&](index_t offset, index_t count) { tile(begin, offset, count); });
+        }
     });
 
     if (received) {
@@ -292,9 +300,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
             const index_t n_k = rows.key[seq + 1] - rows.key[seq];
             T* to = received + rows.key[seq];
             std::fill_n(to, n_k, T(0));
-            const index_t here =
-                divide_up(rows.query[seq + 1] - rows.query[seq], detail::query_block(n_k)) * s.heads;
-            for (index_t u = 0; u < here; ++u, ++unit) {
+            for (index_t u = 0; u < units_of(seq); ++u, ++unit) {
                 const T* from = partial + unit * stride;
                 for (index_t j = 0; j < n_k; ++j) to[j] += from[j];
             }
