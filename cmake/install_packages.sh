@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [png] [test] [bench] [ci]
+# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [png] [test] [bench] [arm64] [ci]
 set -eu
 
 wanted=""
@@ -42,6 +42,10 @@ for group in "$@"; do
             want git git
             ;;
         bench) want_header benchmark/benchmark.h libbenchmark-dev ;;
+        arm64)
+            want aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
+            want qemu-aarch64 qemu-user
+            ;;
         ci)
             want clang++ clang
             want clang-format clang-format
