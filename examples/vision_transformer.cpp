@@ -341,7 +341,7 @@ double epochs_to(const system_result& s, const std::vector<double>& goals) {
 
 /// All networks in turns, several rounds, the fastest of each: a shared machine changes its speed.
 void measure_time(experiment& e) {
-    for (int round = 0; round < 15; ++round) {
+    for (int round = 0; round < 80; ++round) {
         for (system_result& s : e.systems) {
             if (s.accuracy.empty()) continue;
             const double t = s.first.seconds_per_image();
