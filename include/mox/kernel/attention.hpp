@@ -192,10 +192,10 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
 
     // A unit is a block of query rows of one head, or some blocks that share a partial sum.
     const auto unit_rows = [&](index_t seq) {
-        const index_t block = detail::query_block(rows.key[seq + 1] - rows.key[seq]);
-        if (received == nullptr) return block;
-        const index_t blocks = divide_up(rows.query[seq + 1] - rows.query[seq], block);
-        return block * std::max<index_t>(1, divide_up(blocks, detail::most_partial_sums));
+        const index_t step = detail::query_block(rows.key[seq + 1] - rows.key[seq]);
+        if (received == nullptr) return step;
+        const index_t blocks = divide_up(rows.query[seq + 1] - rows.query[seq], step);
+        return step * std::max<index_t>(1, divide_up(blocks, detail::most_partial_sums));
     };
     const auto units_of = [&](index_t seq) {
         return divide_up(rows.query[seq + 1] - rows.query[seq], unit_rows(seq)) * s.heads;

@@ -156,18 +156,18 @@ void weight_gradient(row_source<const T> x, row_source<const T> y, index_t cols,
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
     // 128 rows: their slice of y (32 KB of f32) stays in the first cache level while all of k passes by.
-    constexpr index_t block = 128;
+    constexpr index_t tokens_at_once = 128;
     const index_t width = dw.width(p);
     const bool copy = cols - p * W < width;
-    const T* xs[block];
-    const T* ys[block];
-    alignas(64) T local[block * W];
+    const T* xs[tokens_at_once];
+    const T* ys[tokens_at_once];
+    alignas(64) T local[tokens_at_once * W];
     if (begin == end && !accumulate) {
         for (index_t k = k0; k < k1; ++k) std::fill_n(dw.panel(p) + k * width, width, T(0));
         return;
     }
-    for (index_t t0 = begin; t0 < end; t0 += block) {
-        const index_t n = std::min(block, end - t0);
+    for (index_t t0 = begin; t0 < end; t0 += tokens_at_once) {
+        const index_t n = std::min(tokens_at_once, end - t0);
         for (index_t t = 0; t < n; ++t) {
             xs[t] = x(t0 + t);
             ys[t] = y(t0 + t) + p * W;

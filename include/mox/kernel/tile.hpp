@@ -56,10 +56,14 @@ MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index
         const batch s(scale ? scale[r] : T(1));
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-            batch value = acc[r][v];
-            if (scale) value = value * s;
-            if (accumulate) value = value + simd::load<T, Arch>(c[r] + v * L);
-            simd::store(c[r] + v * L, value);
+            // One rounding or two is said here: left to the compiler, it would fuse the multiplication with
+            // the addition in tiles of some sizes only, and sums would depend on how rows are cut.
+            T* const to = c[r] + v * L;
+            if (accumulate) {
+                simd::store(to, simd::fma(acc[r][v], s, simd::load<T, Arch>(to)));
+            } else {
+                simd::store(to, scale ? acc[r][v] * s : acc[r][v]);
+            }
         }
     }
 }

@@ -42,10 +42,10 @@ T cross_entropy(matrix_view<const T> logits, std::type_identity_t<std::span<cons
     }
     const T scale = T(1) / static_cast<T>(count);
     // Fixed blocks of rows, added in order: the same sum for any number of threads.
-    constexpr index_t block = 64;
+    constexpr index_t least_rows = 64;
     constexpr index_t most_blocks = 256;
     double partial[most_blocks];
-    const index_t rows_per_block = std::max(block, divide_up(logits.rows, most_blocks));
+    const index_t rows_per_block = std::max(least_rows, divide_up(logits.rows, most_blocks));
     const index_t blocks = divide_up(logits.rows, rows_per_block);
     exec.run(blocks, [&](index_t b) {
         double sum = 0;
