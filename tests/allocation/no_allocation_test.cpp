@@ -106,6 +106,21 @@ using listening =
                           mox::sampling::threshold>,
                mox::linear<32, 50>>;
 
+// Adapters of every kind around frozen layers.
+constexpr mox::adapter_spec rank4{.rank = 4, .alpha = 8, .dropout = 0.1};
+constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}};
+using adapted = mox::stack<
+    mox::frozen<mox::embedding<50, 32>>,
+    mox::residual<mox::frozen<mox::rms_norm<32>>,
+                  mox::attention<heads, mox::mask::causal, mox::with_lora<rank4>>>,
+    mox::residual<
+        mox::adapted_ffn<32, 24, mox::activation::silu,
+                         mox::with_lora_experts<4, rank4, mox::route::top_k<2>, mox::balance::load<>>>>,
+    mox::residual<mox::mixlora<32, 24, mox::activation::silu, 4, shared_base, mox::route::top_k<2>>>,
+    mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::sigmoid_top_k<2>>,
+    mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::strongest<2>>,
+    mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
+
 std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
     std::vector<row_t> ids;
     const mox::random_stream numbers(seed, 3);
@@ -230,11 +245,13 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
     SECTION("serial") {
         REQUIRE(allocations_of_training<net>({}) == 0);
         REQUIRE(allocations_of_training<listening>({}) == 0);
+        REQUIRE(allocations_of_training<adapted>({}) == 0);
     }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
         REQUIRE(allocations_of_training<net>(pool) == 0);
         REQUIRE(allocations_of_training<listening>(pool) == 0);
+        REQUIRE(allocations_of_training<adapted>(pool) == 0);
     }
 }
 
@@ -242,11 +259,13 @@ TEST_CASE("inference allocates nothing after two calls", "[allocation]") {
     SECTION("serial") {
         REQUIRE(allocations_of_inference<net>({}) == 0);
         REQUIRE(allocations_of_inference<listening>({}) == 0);
+        REQUIRE(allocations_of_inference<adapted>({}) == 0);
     }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
         REQUIRE(allocations_of_inference<net>(pool) == 0);
         REQUIRE(allocations_of_inference<listening>(pool) == 0);
+        REQUIRE(allocations_of_inference<adapted>(pool) == 0);
     }
 }
 

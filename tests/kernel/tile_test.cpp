@@ -1,5 +1,6 @@
 #include <mox/kernel/tile.hpp>
 
+#include <cmath>
 #include <vector>
 
 #include "../support/catch.hpp"
@@ -73,4 +74,45 @@ void check_tables() {
 TEST_CASE("tiles: every size of the product tile", "[kernel][tile]") {
     check_tables<float>();
     check_tables<double>();
+}
+
+namespace {
+
+// What one row gets, with weight and accumulation, in a tile of `rows` rows.
+template <class T>
+std::vector<T> row_in_tile(index_t rows, index_t row, bool weighted, bool accumulate) {
+    using arch = simd::default_arch;
+    constexpr index_t W = kernel::panel_width<T>, K = 33;
+    const auto value = [](index_t i) { return std::sin(static_cast<T>(i) * T(1.7)); };
+    std::vector<T> b, scale, x, c(static_cast<std::size_t>(rows * W));
+    for (index_t i = 0; i < K * W; ++i) b.push_back(value(i));
+    std::vector<const T*> xs;
+    std::vector<T*> cs;
+    x.reserve(static_cast<std::size_t>(rows * K));
+    for (index_t r = 0; r < rows; ++r) {
+        // The row of interest has the same numbers in every tile.
+        const index_t id = r == row ? 1000 : r;
+        for (index_t k = 0; k < K; ++k) x.push_back(value(id * 7 + k));
+        for (index_t j = 0; j < W; ++j) c[static_cast<std::size_t>(r * W + j)] = value(id * 5 + j);
+        scale.push_back(value(id * 3 + 2));
+        xs.push_back(x.data() + r * K);
+        cs.push_back(c.data() + r * W);
+    }
+    kernel::tile_table<T, arch>::product(rows, kernel::panel_vectors<arch>, xs.data(), b.data(), W, K,
+                                         cs.data(), weighted ? scale.data() : nullptr, accumulate);
+    return {cs[static_cast<std::size_t>(row)], cs[static_cast<std::size_t>(row)] + W};
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("tiles: a row gets the same bits in a tile of any size", "[kernel][tile]", float, double) {
+    for (const bool weighted : {false, true}) {
+        for (const bool accumulate : {false, true}) {
+            const auto alone = row_in_tile<TestType>(1, 0, weighted, accumulate);
+            for (index_t rows = 2; rows <= kernel::product_rows; ++rows) {
+                for (index_t row = 0; row < rows; ++row)
+                    CHECK(row_in_tile<TestType>(rows, row, weighted, accumulate) == alone);
+            }
+        }
+    }
 }

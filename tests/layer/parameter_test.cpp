@@ -61,7 +61,8 @@ TEST_CASE("parameter: paths, ordinals and offsets of a nested network", "[layer]
         CHECK(t.ordinal == ordinal++);
         end = t.offset + tensor_elements<float>(t.spec);
     }
-    CHECK(end == (parameter_elements<nested, float>()));
+    CHECK(end == (parameter_extent<nested, float>().trained));
+    CHECK(parameter_extent<nested, float>().frozen == 0);
     CHECK(paths.size() == 9);
     CHECK(paths.front() == "0.weight");
     CHECK(paths[1] == "0.bias");
@@ -94,4 +95,76 @@ TEST_CASE("parameter: references find the same places as the paths", "[layer][pa
     for (index_t k = 0; k < 3; ++k) {
         for (index_t n = 0; n < 5; ++n) CHECK(panel(k, n) == values[static_cast<std::size_t>(k * 5 + n)]);
     }
+}
+
+namespace {
+
+// A layer with names for its children and a tensor that is not trained, partly frozen.
+struct named {
+    static constexpr index_t in = 5, out = 5;
+    using children =
+        leaves<linear<5, 5, bias::with>, frozen<repeat<2, stack<linear<5, 5>, frozen<rms_norm<5>>>>>>;
+    static constexpr std::array<std::string_view, 2> child_names{"first", "second"};
+    static constexpr std::array parameters{parameter{.name = "weight", .cols = 5},
+                                           parameter{.name = "counter", .cols = 3, .trained = false},
+                                           parameter{.name = "shift", .cols = 5}};
+    static constexpr double flops(double) { return 0; }
+    template <class T>
+    static void forward(context<T>&, param_ref<named, const T>, matrix_view<const T>, matrix_view<T>) {}
+    template <class T>
+    static void backward(context<T>&, param_ref<named, const T>, param_ref<named, T>, matrix_view<const T>,
+                         matrix_view<T>) {}
+};
+
+}  // namespace
+
+TEST_CASE("parameter: what is trained and what is not lie in two buffers, each place once",
+          "[layer][parameter]") {
+    using net = stack<rms_norm<5>, named, named>;
+    const auto all = params<net, float>::tensors();
+    std::vector<std::string> paths;
+    std::set<std::pair<bool, index_t>> places;
+    index_t ends[2] = {0, 0};
+    for (const auto& t : all) {
+        paths.push_back(t.path);
+        CHECK(places.insert({t.spec.trained, t.offset}).second);
+        ends[t.spec.trained] += tensor_elements<float>(t.spec);
+    }
+    CHECK(ends[1] == (parameter_extent<net, float>().trained));
+    CHECK(ends[0] == (parameter_extent<net, float>().frozen));
+    const std::vector<std::string> first(paths.begin() + 1, paths.begin() + 10);
+    CHECK(first == std::vector<std::string>{"1.weight", "1.counter", "1.shift", "1.first", "1.first.bias",
+                                            "1.second.0.0.0.weight", "1.second.0.0.1.0.gain",
+                                            "1.second.0.1.0.weight", "1.second.0.1.1.0.gain"});
+    CHECK(all[2].spec.trained == false);
+    CHECK(all[3].spec.trained);
+    CHECK(all[6].spec.trained == false);
+
+    // Every tensor by its reference is every tensor by its path.
+    params<net, float> w;
+    for (const auto& t : all) {
+        w.write(t, std::vector<float>(static_cast<std::size_t>(t.spec.logical_size()),
+                                      static_cast<float>(t.ordinal)));
+    }
+    const auto two = w.ref().child<2>();
+    const auto at = [&](const std::string& path) { return w.read(path)[0]; };
+    CHECK(two[0][0] == at("2.weight"));
+    CHECK(two[1][0] == at("2.counter"));
+    CHECK(two[2][0] == at("2.shift"));
+    CHECK(two.child<0>()[1][0] == at("2.first.bias"));
+    const auto inside = two.child<1>().child<0>();
+    CHECK(inside.child<0>(0).child<0>()[0][0] == at("2.second.0.0.0.weight"));
+    CHECK(inside.child<0>(0).child<1>().child<0>()[0][0] == at("2.second.0.0.1.0.gain"));
+    CHECK(inside.child<0>(1).child<0>()[0][0] == at("2.second.0.1.0.weight"));
+    CHECK(inside.child<0>(1).child<1>().child<0>()[0][0] == at("2.second.0.1.1.0.gain"));
+
+    // References to gradients of what is not trained are empty.
+    params<net, float> g;
+    const auto grads = g.ref().child<1>();
+    CHECK(grads);
+    CHECK(grads[0] != nullptr);
+    CHECK(grads[1] == nullptr);
+    CHECK(grads.child<0>()[0] != nullptr);
+    CHECK(!grads.child<1>().child<0>());
+    CHECK(!grads.child<1>().child<0>().child<0>(1).child<0>());
 }

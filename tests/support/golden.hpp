@@ -38,6 +38,10 @@ public:
     golden_tensor<std::int64_t> integers(const std::string& key) const {
         return read<std::int64_t>(key, "I64");
     }
+    /// Truth values as 0 and 1.
+    golden_tensor<std::uint8_t> flags(const std::string& key) const {
+        return read<std::uint8_t>(key, "BOOL");
+    }
     const nlohmann::json& config() const noexcept { return config_; }
     bool has(const std::string& key) const { return key != "__metadata__" && header_.contains(key); }
 
@@ -60,7 +64,7 @@ private:
 
     template <class T>
     golden_tensor<T> read(const std::string& key, const std::string& type) const {
-        static_assert(sizeof(T) == 8);
+        static_assert(sizeof(T) == 8 || sizeof(T) == 1);
         if (!has(key)) fail("there is no tensor " + key);
         const nlohmann::json& entry = header_.at(key);
         if (entry.at("dtype").get<std::string>() != type) fail(key + " is not of type " + type);

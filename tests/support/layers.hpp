@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <mox/exec/thread_pool.hpp>
 #include <mox/model/run.hpp>
 
 namespace mox_test {
@@ -102,9 +103,39 @@ double float_distance(const mox::batch& rows, std::uint64_t seed) {
     mox::params<Net, double> dd;
     worst = std::max(worst, distance(run_backward(wf, gf, tf, df), run_backward(rounded, gd, td, dd)));
     for (const auto& info : mox::params<Net, double>::tensors()) {
-        worst = std::max(worst, distance(df.read(info.path), dd.read(info)));
+        if (info.spec.trained) worst = std::max(worst, distance(df.read(info.path), dd.read(info)));
     }
     return worst;
+}
+
+/// Output, input gradient and all gradients of one training step, one after the other.
+template <class Net>
+std::vector<float> step_bits(mox::executor_ref exec, const mox::batch& rows, double weight_scale = 0.5) {
+    const auto w = random_params<Net, float>(4, weight_scale);
+    const auto x = normal_numbers<float>(rows.rows() * Net::in, 1);
+    mox::tape<Net> t(exec);
+    mox::params<Net> g;
+    auto all = run_forward(w, x, rows, t);
+    const auto dx = run_backward(w, normal_numbers<float>(rows.rows() * Net::out, 2), t, g);
+    all.insert(all.end(), dx.begin(), dx.end());
+    all.insert(all.end(), g.flat().begin(), g.flat().end());
+    return all;
+}
+
+/// Whether a training step gives the same bits for 1, 2 and 3 threads.
+template <class Net>
+bool same_for_threads(const mox::batch& rows, double weight_scale = 0.5) {
+    const auto one = step_bits<Net>({}, rows, weight_scale);
+    mox::thread_pool two(2), three(3);
+    return step_bits<Net>(two, rows, weight_scale) == one && step_bits<Net>(three, rows, weight_scale) == one;
+}
+
+/// Whether a batch without tokens gives no output and gradients that are zero.
+template <class Net>
+bool nothing_from_no_token() {
+    const auto all = step_bits<Net>({}, mox::batch::equal(0, 0));
+    return std::all_of(all.begin(), all.end(), [](float v) { return v == 0.0f; }) &&
+           all.size() == mox::params<Net>().flat().size();
 }
 
 }  // namespace mox_test

@@ -52,6 +52,7 @@ struct chain {
 
     template <class T, class Input>
     static void forward(context<T>& ctx, param_ref<L, const T> w, Input x, matrix_view<T> y) {
+        const beginning first{ctx.saving() ? ctx.records->mark() : 0};
         // Training keeps every activation for backward; otherwise two take turns and the rest is given back.
         const arena_scope_if scope(*ctx.saved, !ctx.saving());
         matrix_view<T> turn[2];
@@ -81,11 +82,14 @@ struct chain {
                 current = to;
             });
         }
+        if constexpr (untrained > 0) ctx.save(first);
     }
 
     template <class T>
     static void backward(context<T>& ctx, param_ref<L, const T> w, param_ref<L, T> g, matrix_view<const T> dy,
                          matrix_view<T> dx) {
+        [[maybe_unused]] beginning first{};
+        if constexpr (untrained > 0) first = ctx.template restore<beginning>();
         const arena_scope scope(*ctx.scratch);
         const bool wanted = ctx.input_gradient;
         matrix_view<T> turn[2];
@@ -97,7 +101,8 @@ struct chain {
             for_each_index_reversed<kids::size>([&](auto i) {
                 using kid = typename kids::template at<i>;
                 const index_t step = r * static_cast<index_t>(kids::size) + static_cast<index_t>(i);
-                ctx.input_gradient = step > 0 || wanted;
+                if (!wanted && step < static_cast<index_t>(untrained)) return;
+                ctx.input_gradient = wanted || step > static_cast<index_t>(untrained);
                 matrix_view<T> to = dx;
                 if (step > 0) to = turn[step % 2].middle_cols(0, kid::in);
                 kid::template backward<T>(ctx, w.template child<i>(r), g.template child<i>(r), current, to);
@@ -105,9 +110,28 @@ struct chain {
             });
         }
         ctx.input_gradient = wanted;
+        if (untrained > 0 && !wanted) ctx.records->rewind(first.mark);
     }
 
 private:
+    // Where the records of the first step lie, when that and perhaps further steps have nothing to train.
+    struct beginning {
+        std::size_t mark;
+    };
+
+    // The first steps without parameters that anybody could train (layers under mox::frozen): when nobody
+    // wants the gradient of the chain's input either, their backward is left out.
+    static constexpr std::size_t untrained = [] {
+        std::size_t n = 0;
+        bool all = repetitions<L>() == 1;
+        for_each_index<kids::size>([&](auto i) {
+            constexpr extent e = parameter_extent<typename kids::template at<i>, float>();
+            all = all && e.trained == 0 && e.frozen > 0;
+            n += all ? 1 : 0;
+        });
+        return n;
+    }();
+
     // Gives the memory back at the end of a scope, on condition.
     class arena_scope_if {
     public:

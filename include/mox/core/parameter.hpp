@@ -16,8 +16,9 @@ enum class storage {
     gated_panels,  ///< two weights (gate, up) of `cols` units each in common panels
 };
 
-/// Initial values: a constant, or normal numbers. `fan_in` is 1/sqrt(inputs).
-enum class fill { zeros, ones, fan_in, small, embedding };
+/// Initial values: a constant, or normal numbers; `fan_in` has deviation 1/sqrt(rows). `uniform_cols` lies
+/// evenly in +-1/sqrt(cols): the usual start of a map that is stored output by output.
+enum class fill { zeros, ones, fan_in, small, embedding, uniform_cols };
 
 /// One named tensor of a layer, or `count` of them in a stack (one per expert).
 struct parameter {
@@ -29,6 +30,7 @@ struct parameter {
     fill init = fill::fan_in;
     bool writes_residual = false;  ///< initial values are scaled by 1/sqrt(2 blocks)
     bool decays = true;            ///< weight decay applies (not to norms, biases and router biases)
+    bool trained = true;           ///< false: no gradient and no optimiser state
 
     /// Columns a user sees: a gated tensor shows its gate columns, then its up columns.
     constexpr index_t logical_cols() const noexcept {
@@ -37,14 +39,25 @@ struct parameter {
     constexpr index_t logical_size() const noexcept { return count * rows * logical_cols(); }
 };
 
-/// Some tensors of a layer: pointers into the flat buffer of the network.
+/// Where a tensor lies: in the buffer of what is trained, or in that of what is not.
+struct tensor_place {
+    index_t offset = 0;
+    bool trained = true;
+};
+
+/// Some tensors of a layer: pointers into the buffers of the network. A list of gradients has none for a
+/// tensor that is not trained: its pointer is null.
 template <class T>
 struct tensor_list {
-    T* base = nullptr;
-    const index_t* offsets = nullptr;
-    constexpr T* operator[](index_t i) const noexcept { return base + offsets[i]; }
+    T* trained = nullptr;
+    T* frozen = nullptr;
+    const tensor_place* places = nullptr;
+    constexpr T* operator[](index_t i) const noexcept {
+        T* const base = places[i].trained ? trained : frozen;
+        return base == nullptr ? nullptr : base + places[i].offset;
+    }
     /// The list from tensor i on.
-    constexpr tensor_list from(index_t i) const noexcept { return {base, offsets + i}; }
+    constexpr tensor_list from(index_t i) const noexcept { return {trained, frozen, places + i}; }
 };
 
 }  // namespace mox::inline MOX_ABI

@@ -6,13 +6,13 @@
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// y = x W.
+/// y (+)= x W.
 template <class T>
 void dense(executor_ref exec, std::type_identity_t<panel_view<const T>> w,
-           std::type_identity_t<matrix_view<const T>> x, matrix_view<T> y) {
+           std::type_identity_t<matrix_view<const T>> x, matrix_view<T> y, bool accumulate = false) {
     const row_t whole[2] = {0, static_cast<row_t>(x.rows)};
     grouped_product_to_tokens<T>(exec, {whole, 1}, nullptr, row_source(x), static_cast<const T*>(nullptr),
-                                 panel_stack<const T>{w}, y, false);
+                                 panel_stack<const T>{w}, y, accumulate);
 }
 
 /// dW (+)= x' dy.

@@ -28,18 +28,20 @@ void dot_rows(executor_ref exec, matrix_view<const T> x, const T* w, T* out) {
     });
 }
 
-/// dx_t += dout[t] w (when dx is not empty) and dw (+)= sum_t dout[t] x_t. Columns are split over threads, so
-/// the sum over tokens has one order.
+/// dx_t += dout[t] w (when dx is not empty) and dw (+)= sum_t dout[t] x_t (when dw is not null). Columns are
+/// split over threads, so the sum over tokens has one order.
 template <class T, class Arch = simd::default_arch>
 void dot_rows_backward(executor_ref exec, matrix_view<const T> x, const T* w, const T* dout,
                        matrix_view<T> dx, T* dw, bool accumulate) {
     parallel_ranges(exec, x.cols, 64, [&](index_t begin, index_t end) {
-        if (!accumulate) std::fill(dw + begin, dw + end, T(0));
+        if (dw && !accumulate) std::fill(dw + begin, dw + end, T(0));
         for (index_t t = 0; t < x.rows; ++t) {
             const T d = dout[t];
             if (d == T(0)) continue;
             const T* row = x.row(t);
-            for (index_t j = begin; j < end; ++j) dw[j] += d * row[j];
+            if (dw) {
+                for (index_t j = begin; j < end; ++j) dw[j] += d * row[j];
+            }
             if (dx.data == nullptr) continue;
             T* to = dx.row(t);
             for (index_t j = begin; j < end; ++j) to[j] += d * w[j];

@@ -18,11 +18,13 @@ struct group_view {
     index_t slots() const noexcept { return count == 0 ? 0 : end(count - 1); }
 };
 
-/// `count` weight matrices of one shape behind each other.
+/// Weight matrices of one shape: whole ones behind each other in memory, or, when the first is a range of
+/// rows of a taller matrix, the ranges that follow in it.
 template <class T, class Arch = simd::default_arch>
 struct panel_stack {
     panel_view<T, Arch> first;
     constexpr panel_view<T, Arch> operator[](index_t e) const noexcept {
+        if (first.rows < first.height) return first.row_range(e * first.rows, (e + 1) * first.rows);
         return {first.data + e * first.size(), first.rows, first.cols};
     }
 };

@@ -65,6 +65,7 @@ void rms_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const
             }
         });
     }
+    if (dgain == nullptr) return;
     parallel_ranges(
         exec, x.cols, 64,
         [&](index_t begin, index_t end) {
@@ -103,7 +104,7 @@ void layer_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x,
 }
 
 /// With n = (x - mean) rho and u = dy * gain: dx = rho (u - mean(u) - n mean(u n)); dshift (+)= sum dy;
-/// dgain (+)= sum dy n. dx may be empty.
+/// dgain (+)= sum dy n. dx may be empty; dgain may be null when nobody trains gain and shift.
 template <class T>
 void layer_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain,
                          const T* statistics, std::type_identity_t<matrix_view<const T>> dy,
@@ -130,6 +131,7 @@ void layer_norm_backward(executor_ref exec, std::type_identity_t<matrix_view<con
             }
         });
     }
+    if (dgain == nullptr) return;
     parallel_ranges(
         exec, x.cols, 64,
         [&](index_t begin, index_t end) {

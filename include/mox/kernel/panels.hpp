@@ -54,31 +54,43 @@ struct panel_layout {
     }
 };
 
-/// A weight matrix in panels.
+/// A weight matrix in panels, or a range of the rows of one.
 template <class T, class Arch = simd::default_arch>
 struct panel_view {
     using layout = panel_layout<T, Arch>;
 
-    T* data = nullptr;
-    index_t rows = 0;  ///< K, inputs
-    index_t cols = 0;  ///< columns in memory: N padded to whole registers
+    T* data = nullptr;   ///< of the whole matrix
+    index_t rows = 0;    ///< K, inputs
+    index_t cols = 0;    ///< columns in memory: N padded to whole registers
+    index_t first = 0;   ///< first row of the range
+    index_t height = 0;  ///< rows of the whole matrix
 
     constexpr panel_view() = default;
     constexpr panel_view(T* data_, index_t rows_, index_t cols_) noexcept
-        : data(data_), rows(rows_), cols(cols_) {}
+        : data(data_), rows(rows_), cols(cols_), height(rows_) {}
     template <class U>
     requires(std::is_same_v<const U, T>) constexpr panel_view(const panel_view<U, Arch>& other) noexcept
-        : data(other.data), rows(other.rows), cols(other.cols) {}
+        : data(other.data), rows(other.rows), cols(other.cols), first(other.first), height(other.height) {}
+
+    /// Rows [begin, end).
+    constexpr panel_view row_range(index_t begin, index_t end) const noexcept {
+        panel_view range = *this;
+        range.first += begin;
+        range.rows = end - begin;
+        return range;
+    }
 
     constexpr index_t panels() const noexcept { return divide_up(cols, layout::width); }
     constexpr index_t width(index_t p) const noexcept {
         return std::min(layout::width, cols - p * layout::width);
     }
-    constexpr T* panel(index_t p) const noexcept { return data + rows * p * layout::width; }
+    constexpr T* panel(index_t p) const noexcept {
+        return data + height * p * layout::width + first * width(p);
+    }
     constexpr index_t size() const noexcept { return rows * cols; }
     /// Element (k, column in memory).
     constexpr T& operator()(index_t k, index_t col) const noexcept {
-        return data[layout::offset(rows, cols, k, col)];
+        return data[layout::offset(height, cols, first + k, col)];
     }
 };
 

@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include <mox/kernel/attention.hpp>
-#include <mox/kernel/dense.hpp>
 #include <mox/kernel/rotary.hpp>
-#include <mox/layer/context.hpp>
+#include <mox/layer/adapt.hpp>
+#include <mox/layer/linear.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -32,8 +32,9 @@ struct full {
 }  // namespace mask
 
 /// Multi-head attention with input and output maps (arXiv 1706.03762). Publishes the attention each token
-/// received, when a later layer reads it.
-template <attention_spec Spec, class Mask = mask::causal>
+/// received, when a later layer reads it. `Adapter` wraps the maps: with_lora<spec> adapts a frozen
+/// attention.
+template <attention_spec Spec, class Mask = mask::causal, class Adapter = as_they_are>
 struct attention {
     static_assert(Spec.width > 0 && Spec.heads > 0, "mox::attention: width and heads must be positive");
     static_assert(Spec.head_dim > 0 || Spec.width % Spec.heads == 0,
@@ -61,19 +62,18 @@ struct attention {
     /// Decoding keeps keys and values of the processed tokens.
     static constexpr index_t state_width = 2 * kv_width;
 
-    static constexpr std::array parameters{
-        parameter{.name = "qkv", .form = storage::panels, .rows = in, .cols = qkv_width},
-        parameter{
-            .name = "out", .form = storage::panels, .rows = q_width, .cols = out, .writes_residual = true}};
+    using qkv_map = typename Adapter::template around<linear<in, qkv_width>>;
+    using out_map = typename Adapter::template around<linear<q_width, out, bias::none, true>>;
+    using children = leaves<qkv_map, out_map>;
+    static constexpr std::array<std::string_view, 2> child_names{"qkv", "out"};
 
     /// context: mean number of visible tokens.
     static constexpr double flops(double context) {
-        return 2.0 * in * qkv_width + 2.0 * q_width * out + 4.0 * q_width * context;
+        return qkv_map::flops(context) + out_map::flops(context) + 4.0 * q_width * context;
     }
 
     template <class T>
     struct record {
-        matrix_view<const T> x;
         matrix_view<T> qkv, mixed;
         const T* lse;
         const T* table;
@@ -83,8 +83,8 @@ struct attention {
     static void forward(context<T>& ctx, param_ref<attention, const T> w, matrix_view<const T> x,
                         matrix_view<T> y) {
         const index_t n = x.rows;
-        record<T> r{x, ctx.activation(n, qkv_width), ctx.activation(n, q_width), nullptr, nullptr};
-        kernel::dense<T>(ctx.exec, w.template panels<0>(), x, r.qkv);
+        record<T> r{ctx.activation(n, qkv_width), ctx.activation(n, q_width), nullptr, nullptr};
+        qkv_map::template forward<T>(ctx, w.template child<0>(), x, r.qkv);
         if constexpr (Spec.rotary) {
             index_t positions = 0;
             for (index_t t = 0; t < n; ++t)
@@ -124,7 +124,7 @@ struct attention {
                                          received);
             if (received) publish(ctx.rows, received, board);
         }
-        kernel::dense<T>(ctx.exec, w.template panels<1>(), r.mixed, y);
+        out_map::template forward<T>(ctx, w.template child<1>(), r.mixed, y);
         r.lse = lse;
         ctx.save(r);
     }
@@ -137,8 +137,10 @@ struct attention {
         const arena_scope scope(*ctx.scratch);
         const matrix_view<T> dmixed = ctx.temporary(n, q_width);
         const matrix_view<T> dqkv = ctx.temporary(n, qkv_width);
-        kernel::dense_weight_gradient<T>(ctx.exec, r.mixed, dy, g.template panels<1>(), ctx.accumulate);
-        kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, dmixed, false);
+        const bool wanted = ctx.input_gradient;
+        ctx.input_gradient = true;
+        out_map::template backward<T>(ctx, w.template child<1>(), g.template child<1>(), dy, dmixed);
+        ctx.input_gradient = wanted;
         const kernel::attention_rows rows{ctx.rows.offsets, ctx.rows.offsets, ctx.rows.sequences};
         const matrix_view<T> taught = ctx.signal_gradients
                                           ? ctx.signal_gradients->template find<signal::attention_received>()
@@ -151,9 +153,7 @@ struct attention {
                                       dqkv.middle_cols(0, q_width), dqkv.middle_cols(q_width, kv_width),
                                       dqkv.middle_cols(q_width + kv_width, kv_width), dreceived);
         if constexpr (Spec.rotary) rotate(ctx, dqkv, r.table, true);
-        kernel::dense_weight_gradient<T>(ctx.exec, r.x, dqkv, g.template panels<0>(), ctx.accumulate);
-        if (ctx.input_gradient)
-            kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), dqkv, dx, false);
+        qkv_map::template backward<T>(ctx, w.template child<0>(), g.template child<0>(), dqkv, dx);
     }
 
 private:

@@ -50,6 +50,10 @@ public:
         return record;
     }
 
+    /// Where the next record goes; rewind to it drops the records of layers whose backward nobody needs.
+    std::size_t mark() const noexcept { return bytes_.size(); }
+    void rewind(std::size_t mark) { bytes_.resize(mark); }
+
     void clear() noexcept { bytes_.clear(); }
     bool empty() const noexcept { return bytes_.empty(); }
 
@@ -174,6 +178,7 @@ struct context {
     bool accumulate = false;     ///< backward adds to the gradients instead of overwriting them
     bool input_gradient = true;  ///< backward: false when nobody wants the gradient of this layer's input
 
+    bool training() const noexcept { return mode == phase::train; }
     bool saving() const noexcept { return records != nullptr; }
     bool decoding() const noexcept { return !states.empty(); }
 

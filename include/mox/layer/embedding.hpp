@@ -48,6 +48,7 @@ struct embedding {
     static void backward(context<T>& ctx, param_ref<embedding, const T>, param_ref<embedding, T> g,
                          matrix_view<const T> dy, matrix_view<T> /*dx*/) {
         const auto r = ctx.template restore<record<T>>();
+        if (!g) return;
         T* table = g[0];
         // Columns are split over threads: a row of the table sums its tokens in their order.
         parallel_ranges(

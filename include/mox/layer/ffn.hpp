@@ -177,14 +177,16 @@ struct two_matrix_ffn {
                     }
                 }
             });
-        kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups, kernel::row_source<const T>(dh), dy_rows, D,
-                                           second_map(g[1]), ctx.accumulate);
-        kernel::grouped_weight_gradient<T>(
-            ctx.exec, rows.groups, kernel::row_source<const T>(saved.x, rows.token),
-            kernel::row_source<const T>(saved.pre), pre_columns<T>(), first_map(g[0]), ctx.accumulate);
-        if constexpr (biased) {
-            bias_gradient<T>(ctx, rows, kernel::row_source<const T>(saved.pre), nullptr, H, g[2]);
-            bias_gradient<T>(ctx, rows, dy_rows, rows.gate, D, g[3]);
+        if (g[0]) {
+            kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups, kernel::row_source<const T>(dh),
+                                               dy_rows, D, second_map(g[1]), ctx.accumulate);
+            kernel::grouped_weight_gradient<T>(
+                ctx.exec, rows.groups, kernel::row_source<const T>(saved.x, rows.token),
+                kernel::row_source<const T>(saved.pre), pre_columns<T>(), first_map(g[0]), ctx.accumulate);
+            if constexpr (biased) {
+                bias_gradient<T>(ctx, rows, kernel::row_source<const T>(saved.pre), nullptr, H, g[2]);
+                bias_gradient<T>(ctx, rows, dy_rows, rows.gate, D, g[3]);
+            }
         }
         if (ctx.input_gradient) {
             kernel::grouped_transposed_to_tokens<T>(ctx.exec, rows.groups, rows.token,

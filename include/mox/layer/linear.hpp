@@ -9,8 +9,9 @@ namespace mox::inline MOX_ABI {
 /// Whether a layer has additive vectors.
 enum class bias { none, with };
 
-/// y = x W (+ b). x: tokens x In, y: tokens x Out.
-template <index_t In, index_t Out, bias Bias = bias::none>
+/// y = x W (+ b). x: tokens x In, y: tokens x Out. `WritesResidual`: the result is added to a residual
+/// stream, for initial values that keep the stream's size.
+template <index_t In, index_t Out, bias Bias = bias::none, bool WritesResidual = false>
 struct linear {
     static_assert(In > 0 && Out > 0, "mox::linear: both widths must be positive");
 
@@ -19,7 +20,11 @@ struct linear {
     static constexpr index_t out = Out;
 
     static constexpr auto parameters = [] {
-        constexpr parameter weight{.name = "weight", .form = storage::panels, .rows = In, .cols = Out};
+        constexpr parameter weight{.name = "weight",
+                                   .form = storage::panels,
+                                   .rows = In,
+                                   .cols = Out,
+                                   .writes_residual = WritesResidual};
         if constexpr (Bias == bias::with) {
             return std::array{weight,
                               parameter{.name = "bias", .cols = Out, .init = fill::zeros, .decays = false}};
@@ -48,8 +53,10 @@ struct linear {
     static void backward(context<T>& ctx, param_ref<linear, const T> w, param_ref<linear, T> g,
                          matrix_view<const T> dy, matrix_view<T> dx) {
         const auto saved = ctx.template restore<record<T>>();
-        kernel::dense_weight_gradient<T>(ctx.exec, saved.x, dy, g.template panels<0>(), ctx.accumulate);
-        if constexpr (Bias == bias::with) kernel::sum_columns<T>(ctx.exec, dy, g[1], ctx.accumulate);
+        if (g) {
+            kernel::dense_weight_gradient<T>(ctx.exec, saved.x, dy, g.template panels<0>(), ctx.accumulate);
+            if constexpr (Bias == bias::with) kernel::sum_columns<T>(ctx.exec, dy, g[1], ctx.accumulate);
+        }
         if (ctx.input_gradient) kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), dy, dx, false);
     }
 };

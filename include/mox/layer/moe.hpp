@@ -1,17 +1,9 @@
 #pragma once
 
-// Mixture of experts: scorer -> selector -> gate -> plan -> grouped products. The policies are small types
-// in route/; this file only connects them.
+// Mixture of experts: a router's plan, executed by the grouped products of its experts.
 
-#include <mox/kernel/softmax.hpp>
 #include <mox/layer/ffn.hpp>
-#include <mox/route/balance.hpp>
-#include <mox/route/capacity.hpp>
-#include <mox/route/gate.hpp>
-#include <mox/route/linear_scorer.hpp>
-#include <mox/route/null_experts.hpp>
-#include <mox/route/plan.hpp>
-#include <mox/route/top_k.hpp>
+#include <mox/layer/router.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -76,129 +68,45 @@ struct layers_of<leaves<Ss...>> {
 template <class Bank, class... Policies>
 struct moe {
     static_assert(detail::check_bank<Bank>() && (detail::check_moe_policy<Policies>() && ... && true));
-    static_assert(route::all_of_kind<route::selector_policy, Policies...>::size == 1,
-                  "mox::moe: exactly one selector is needed, such as mox::route::top_k<2>");
-    static_assert(route::all_of_kind<route::gate_policy, Policies...>::size <= 1,
-                  "mox::moe: at most one gate policy can be given");
-    static_assert(route::all_of_kind<route::nulls_policy, Policies...>::size <= 1,
-                  "mox::moe: at most one null_experts policy can be given");
-    static_assert(route::all_of_kind<route::capacity_policy, Policies...>::size <= 1,
-                  "mox::moe: at most one capacity policy can be given");
 
     using body = typename Bank::body;
-    using selector = typename route::all_of_kind<route::selector_policy, Policies...>::template at<0>;
-    using gate_type = route::one_of_kind<route::gate_policy, gate::renormalised, Policies...>;
-    using scorer = route::one_of_kind<route::scorer_policy, route::linear_scorer, Policies...>;
-    using nulls = route::one_of_kind<route::nulls_policy, null_experts<0>, Policies...>;
-    using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
-    using balances = route::all_of_kind<route::balance_policy, Policies...>;
+    using routing = router<body::in, Bank::count, Policies...>;
 
     static constexpr std::string_view name = "moe";
     static constexpr index_t in = body::in;
     static constexpr index_t out = body::out;
     static constexpr index_t expert_count = Bank::count;
-    static constexpr index_t null_count = nulls::count;
-    static constexpr index_t outputs = expert_count + null_count;
-    static constexpr index_t slots = selector::slots;
-    static_assert(slots <= outputs, "mox::moe: the selector chooses more experts than there are");
+    static constexpr index_t null_count = routing::null_count;
+    static constexpr index_t outputs = routing::outputs;
+    static constexpr index_t slots = routing::slots;
+    static constexpr double mean_experts = routing::mean_experts;
+    static constexpr bool draws = requires { body::draws; };
 
     using children = typename detail::layers_of<route::all_of_kind<route::shared_policy, Policies...>>::type;
 
     static constexpr auto parameters = [] {
         constexpr auto bank = body::template bank_parameters<expert_count>;
         std::array<parameter, 1 + bank.size()> all{};
-        all[0] = {
-            .name = scorer::name, .form = storage::panels, .rows = in, .cols = outputs, .init = fill::small};
+        all[0] = routing::tensor;
         for (std::size_t i = 0; i < bank.size(); ++i) all[i + 1] = bank[i];
         return all;
     }();
-
-    /// Mean true experts per token when the router is balanced.
-    static constexpr double mean_experts = static_cast<double>(slots) * expert_count / outputs;
 
     static constexpr double flops(double context) {
         double shared_flops = 0;
         for_each_index<children::size>(
             [&](auto i) { shared_flops += children::template at<i>::flops(context); });
-        return 2.0 * in * outputs + mean_experts * body::flops(context) + shared_flops;
+        return routing::flops + routing::mean_experts * body::flops(context) + shared_flops;
     }
     /// Share of each own tensor that one token touches.
     static constexpr double active_share(index_t tensor) {
-        return tensor == 0 ? 1.0 : mean_experts / expert_count;
+        return tensor == 0 ? 1.0 : routing::mean_experts / expert_count;
     }
-
-    template <class T>
-    struct record {
-        matrix_view<const T> x;
-        route::router_view<T> router;
-        route::plan<T> plan;
-        const T* gate;  // tokens x slots
-        bool auxiliary;
-    };
 
     template <class T>
     static void forward(context<T>& ctx, param_ref<moe, const T> w, matrix_view<const T> x,
                         matrix_view<T> y) {
-        const index_t n = x.rows;
-        const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
-
-        record<T> r{x, {}, {}, nullptr, auxiliary};
-        const matrix_view<T> logits = ctx.activation(n, outputs);
-        scorer::template forward<T>(ctx.exec, w.template panels<0>(), x, logits);
-        r.router.logits = logits;
-        if (gate_type::needs_probability || auxiliary) {
-            const matrix_view<T> p = ctx.activation(n, outputs);
-            T* lse = ctx.saved->template take<T>(n);
-            kernel::softmax_rows<T>(ctx.exec, logits, p, lse);
-            r.router.probability = p;
-            r.router.log_sum_exp = lse;
-        }
-        row_t* chosen = ctx.kept->template take<row_t>(n * slots);
-        selector::template select<T>(ctx.exec, logits, chosen);
-        r.router.chosen = chosen;
-        r.router.sequence_offsets = ctx.rows.offsets;
-        r.router.sequences = ctx.rows.sequences;
-        r.router.experts = expert_count;
-        r.router.slots = slots;
-
-        T* gates = ctx.kept->template take<T>(n * slots);
-        parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) gate_type::forward(r.router, t, gates + t * slots);
-        });
-        r.gate = gates;
-
-        row_t* admitted = chosen;
-        if constexpr (capacity_type::limited) {
-            admitted = ctx.kept->template take<row_t>(n * slots);
-            std::copy_n(chosen, n * slots, admitted);
-        }
-        r.plan = route::make_plan<T>(*ctx.kept, n, slots, expert_count, outputs, admitted, gates,
-                                     capacity_type::limit(n, slots, expert_count));
-        r.router.counts = r.plan.counts;
-
-        if (auxiliary) {
-            T sum = 0;
-            for_each_index<balances::size>(
-                [&](auto i) { sum += balances::template at<i>::template value<T>(r.router); });
-            ctx.aux_loss += ctx.aux_scale * sum;
-        }
-        if (ctx.routing) {
-            routing_record log;
-            log.kind = routing_record::kind_t::experts;
-            log.layer = type_id<moe>();
-            log.rows = n;
-            log.token = ctx.rows.token;
-            log.experts = expert_count;
-            log.nulls = null_count;
-            log.slots = slots;
-            log.chosen = admitted;
-            log.gates = gates;
-            log.gates_are_double = std::is_same_v<T, double>;
-            log.counts = r.plan.counts;
-            log.dropped = r.plan.dropped;
-            ctx.routing->push_back(log);
-        }
-
+        const auto r = routing::template forward<T>(ctx, w.template panels<0>(), x, type_id<moe>());
         run_shared(ctx, w, x, y);
         body::template bank_forward<T>(ctx, w.tensors().from(1), rows_of(r.plan), x, y, children::size > 0);
         ctx.save(r);
@@ -207,40 +115,12 @@ struct moe {
     template <class T>
     static void backward(context<T>& ctx, param_ref<moe, const T> w, param_ref<moe, T> g,
                          matrix_view<const T> dy, matrix_view<T> dx) {
-        const auto r = ctx.template restore<record<T>>();
-        const index_t n = dy.rows;
+        const auto r = ctx.template restore<typename routing::template record<T>>();
         const arena_scope scope(*ctx.scratch);
         T* slot_gradient = ctx.scratch->template take<T>(r.plan.slots);
         body::template bank_backward<T>(ctx, w.tensors().from(1), g.tensors().from(1), dy, dx, slot_gradient);
-
-        // Gate gradients go home to (token, choice); choices without a slot have none.
-        T* dgate = ctx.scratch->template take<T>(n * slots);
-        std::fill_n(dgate, n * slots, T(0));
-        for (index_t s = 0; s < r.plan.slots; ++s) dgate[r.plan.choice[s]] = slot_gradient[s];
-
-        const matrix_view<T> dlogits = ctx.temporary(n, outputs);
-        const bool probability = r.router.probability.data != nullptr;
-        const matrix_view<T> dprob = probability ? ctx.temporary(n, outputs) : matrix_view<T>{};
-        for (index_t t = 0; t < n; ++t) {
-            std::fill_n(dlogits.row(t), outputs, T(0));
-            if (probability) std::fill_n(dprob.row(t), outputs, T(0));
-        }
-        if (r.auxiliary) {
-            for_each_index<balances::size>([&](auto i) {
-                balances::template at<i>::template gradient<T>(r.router, ctx.aux_scale, dprob, dlogits);
-            });
-        }
-        parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) {
-                gate_type::template backward<T>(r.router, t, r.gate + t * slots, dgate + t * slots,
-                                                dlogits.row(t), probability ? dprob.row(t) : nullptr);
-            }
-        });
-        if (probability) {
-            kernel::softmax_backward_rows<T>(ctx.exec, r.router.probability, dprob, dlogits, true);
-        }
-        scorer::template backward<T>(ctx.exec, w.template panels<0>(), g.template panels<0>(), r.x, dlogits,
-                                     dx, ctx.accumulate, ctx.input_gradient);
+        routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r, slot_gradient,
+                                      dx);
         run_shared_backward(ctx, w, g, dy, dx);
     }
 

@@ -3,8 +3,10 @@
 // What a layer says about its numbers, and where they lie in the one flat buffer of a network.
 //
 // A layer lists its own tensors in `static constexpr std::array parameters`; a layer made of layers names
-// them in `using children = leaves<...>` (and how often they follow each other in `repetitions`). Own tensors
-// come first, then the children in order. All offsets are known at compile time.
+// them in `using children = leaves<...>` (and how often they follow each other in `repetitions`, and what
+// they are called in `child_names`). Own tensors come first, then the children in order. What is not trained
+// (a tensor that says so, a layer under mox::frozen) lies in a second buffer, so that gradients and moments
+// have no room for it. All offsets are known at compile time.
 
 #include <array>
 #include <string>
@@ -93,30 +95,65 @@ constexpr std::size_t own_count() noexcept {
 template <class L>
 using children_of = typename detail::children_list<L>::type;
 
+/// Whether L is a wrapper under which nothing is trained (layer/frozen.hpp).
+template <class L>
+constexpr bool freezes() noexcept {
+    if constexpr (requires { L::is_frozen; }) {
+        return L::is_frozen;
+    } else {
+        return false;
+    }
+}
+
+/// Elements in the buffer of what is trained, and in the buffer of what is not.
+struct extent {
+    index_t trained = 0;
+    index_t frozen = 0;
+
+    constexpr extent operator+(const extent& o) const noexcept {
+        return {trained + o.trained, frozen + o.frozen};
+    }
+    constexpr extent operator*(index_t n) const noexcept { return {n * trained, n * frozen}; }
+};
+
 template <class L, class T>
-constexpr index_t parameter_elements() noexcept;
+constexpr extent parameter_extent() noexcept;
 
 namespace detail {
 
-// Offsets of own tensors and, behind them, of the children of one repetition; the last entry is the end.
+// Places of own tensors and, behind them, of the children of one repetition; the last entry is the end.
 template <class L, class T>
 struct layout_of {
     static constexpr std::size_t own = own_count<L>();
     static constexpr std::size_t kids = children_of<L>::size;
 
-    static constexpr auto own_offsets = [] {
-        std::array<index_t, own + 1> offsets{};
+    static constexpr extent own_end = [] {
+        extent end;
         if constexpr (own > 0) {
-            for (std::size_t i = 0; i < own; ++i)
-                offsets[i + 1] = offsets[i] + tensor_elements<T>(L::parameters[i]);
+            for (const parameter& p : L::parameters)
+                (p.trained ? end.trained : end.frozen) += tensor_elements<T>(p);
         }
-        return offsets;
+        return end;
+    }();
+
+    static constexpr auto own_places = [] {
+        std::array<tensor_place, own + 1> places{};
+        extent end;
+        if constexpr (own > 0) {
+            for (std::size_t i = 0; i < own; ++i) {
+                const parameter& p = L::parameters[i];
+                index_t& at = p.trained ? end.trained : end.frozen;
+                places[i] = {at, p.trained};
+                at += tensor_elements<T>(p);
+            }
+        }
+        return places;
     }();
 
     static constexpr auto child_offsets = [] {
-        std::array<index_t, kids + 1> offsets{};
+        std::array<extent, kids + 1> offsets{};
         for_each_index<kids>([&](auto i) {
-            offsets[i + 1] = offsets[i] + parameter_elements<typename children_of<L>::template at<i>, T>();
+            offsets[i + 1] = offsets[i] + parameter_extent<typename children_of<L>::template at<i>, T>();
         });
         return offsets;
     }();
@@ -124,29 +161,33 @@ struct layout_of {
 
 }  // namespace detail
 
-/// Elements of the flat buffer that layer L takes, children included.
+/// Elements of layer L, children included.
 template <class L, class T>
-constexpr index_t parameter_elements() noexcept {
+constexpr extent parameter_extent() noexcept {
     using layout = detail::layout_of<L, T>;
-    return layout::own_offsets.back() + repetitions<L>() * layout::child_offsets.back();
+    const extent all = layout::own_end + layout::child_offsets.back() * repetitions<L>();
+    return freezes<L>() ? extent{0, all.trained + all.frozen} : all;
 }
 
-/// The parameters (or gradients) of layer L inside the flat buffer.
+/// The parameters (or gradients) of layer L inside the buffers of its network. References to gradients of
+/// what is not trained hold null; a layer then computes none.
 template <class L, class T>
 struct param_ref {
     using scalar = std::remove_const_t<T>;
     using layout = detail::layout_of<L, scalar>;
 
-    T* base = nullptr;
+    T* trained = nullptr;
+    T* frozen = nullptr;
 
     constexpr param_ref() = default;
-    constexpr explicit param_ref(T* b) noexcept : base(b) {}
+    constexpr explicit param_ref(T* t, T* f = nullptr) noexcept : trained(t), frozen(f) {}
+
+    /// Gradients: whether anybody wants them.
+    constexpr explicit operator bool() const noexcept { return trained != nullptr; }
 
     /// Own tensor i, in the order of L::parameters.
-    constexpr T* operator[](index_t i) const noexcept {
-        return base + layout::own_offsets[static_cast<std::size_t>(i)];
-    }
-    constexpr tensor_list<T> tensors() const noexcept { return {base, layout::own_offsets.data()}; }
+    constexpr T* operator[](index_t i) const noexcept { return tensors()[i]; }
+    constexpr tensor_list<T> tensors() const noexcept { return {trained, frozen, layout::own_places.data()}; }
 
     /// Own tensor i as a weight matrix; m picks one of a stack.
     template <std::size_t I>
@@ -160,37 +201,85 @@ struct param_ref {
 
     template <std::size_t I>
     constexpr auto child(index_t repetition = 0) const noexcept {
-        return param_ref<typename children_of<L>::template at<I>, T>(
-            base + layout::own_offsets.back() + repetition * layout::child_offsets.back() +
-            layout::child_offsets[I]);
+        using kid = param_ref<typename children_of<L>::template at<I>, T>;
+        constexpr extent all = layout::own_end + layout::child_offsets.back() * repetitions<L>();
+        const extent at =
+            layout::own_end + layout::child_offsets.back() * repetition + layout::child_offsets[I];
+        if constexpr (freezes<L>()) {
+            if (frozen == nullptr) return kid();
+            return kid(frozen + at.trained, frozen + all.trained + at.frozen);
+        } else {
+            return kid(trained == nullptr ? nullptr : trained + at.trained,
+                       frozen == nullptr ? nullptr : frozen + at.frozen);
+        }
     }
 };
 
-/// Calls visit(parameter, offset in the flat buffer, path, ordinal) for every tensor of L, in memory order.
-/// The path reads like "2.experts.gate_up"; the ordinal counts tensors and is the same for every scalar type.
+namespace detail {
+
+// The path of child I of L in repetition r. Children have numbers, or the names L gives them.
+template <class L, std::size_t I>
+std::string child_path(const std::string& path, index_t r) {
+    const std::string prefix = path.empty() ? "" : path + ".";
+    if constexpr (requires { L::child_names; }) {
+        return prefix + std::string(L::child_names[I]);
+    } else {
+        return prefix +
+               std::to_string(r * static_cast<index_t>(children_of<L>::size) + static_cast<index_t>(I));
+    }
+}
+
+template <class L>
+inline constexpr bool names_children = requires {
+    L::child_names;
+};
+
+// The weight of a child with a name has that name and no other.
+inline std::string tensor_path(const std::string& path, std::string_view tensor, bool named) {
+    if (path.empty()) return std::string(tensor);
+    return named && tensor == "weight" ? path : path + "." + std::string(tensor);
+}
+
 template <class L, class T, class Visit>
-void for_each_parameter(Visit&& visit, const std::string& path, index_t& offset, index_t& ordinal) {
+void visit_parameters(Visit&& visit, const std::string& path, extent& at, index_t& ordinal, bool trained,
+                      bool named) {
     if constexpr (requires { L::parameters; }) {
-        for (const parameter& p : L::parameters) {
-            visit(p, offset, path.empty() ? std::string(p.name) : path + "." + std::string(p.name), ordinal);
+        for (parameter p : L::parameters) {
+            index_t& offset = p.trained ? at.trained : at.frozen;
+            const index_t here = offset;
             offset += tensor_elements<T>(p);
+            p.trained = p.trained && trained;
+            visit(p, here, tensor_path(path, p.name, named), ordinal);
             ++ordinal;
         }
     }
+    constexpr extent all = parameter_extent<L, T>();
+    // Under a freezing wrapper both parts follow each other in the buffer of what is not trained.
+    extent inside = at;
+    if constexpr (freezes<L>()) {
+        inside = {at.frozen, at.frozen + (layout_of<L, T>::child_offsets.back() * repetitions<L>()).trained};
+        at.frozen += all.frozen;
+    }
+    extent& cursor = freezes<L>() ? inside : at;
     for (index_t r = 0; r < repetitions<L>(); ++r) {
         for_each_index<children_of<L>::size>([&](auto i) {
             using child = typename children_of<L>::template at<i>;
-            const index_t number = r * static_cast<index_t>(children_of<L>::size) + static_cast<index_t>(i);
-            for_each_parameter<child, T>(visit, (path.empty() ? "" : path + ".") + std::to_string(number),
-                                         offset, ordinal);
+            visit_parameters<child, T>(visit, child_path<L, i>(path, r), cursor, ordinal,
+                                       trained && !freezes<L>(), names_children<L>);
         });
     }
 }
 
+}  // namespace detail
+
+/// Calls visit(parameter, offset, path, ordinal) for every tensor of L, in the order of the network. The
+/// offset counts in the buffer that parameter.trained names; the path reads like "2.experts.gate_up"; the
+/// ordinal counts tensors and is the same for every scalar type.
 template <class L, class T, class Visit>
 void for_each_parameter(Visit&& visit) {
-    index_t offset = 0, ordinal = 0;
-    for_each_parameter<L, T>(visit, std::string(), offset, ordinal);
+    extent at;
+    index_t ordinal = 0;
+    detail::visit_parameters<L, T>(visit, std::string(), at, ordinal, true, false);
 }
 
 }  // namespace mox::inline MOX_ABI

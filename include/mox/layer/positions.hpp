@@ -45,23 +45,29 @@ struct learned_positions {
     static void backward(context<T>& ctx, param_ref<learned_positions, const T>,
                          param_ref<learned_positions, T> g, matrix_view<const T> dy, matrix_view<T> dx) {
         (void)ctx.template restore<record>();
-        // Columns are split over threads: a row of the table sums its tokens in their order.
+        if (g) add_to_table(ctx, g[0], dy);
+        if (ctx.input_gradient) kernel::copy_rows<T>(ctx.exec, dy, dx);
+    }
+
+private:
+    // Columns are split over threads: a row of the table sums its tokens in their order.
+    template <class T>
+    static void add_to_table(context<T>& ctx, T* table, matrix_view<const T> dy) {
         parallel_ranges(
             ctx.exec, Width, 32,
             [&](index_t begin, index_t end) {
                 if (!ctx.accumulate) {
                     for (index_t p = 0; p < Count; ++p) {
-                        std::fill(g[0] + p * Width + begin, g[0] + p * Width + end, T(0));
+                        std::fill(table + p * Width + begin, table + p * Width + end, T(0));
                     }
                 }
                 for (index_t t = 0; t < dy.rows; ++t) {
-                    T* to = g[0] + ctx.rows.positions[t] * Width;
+                    T* to = table + ctx.rows.positions[t] * Width;
                     const T* from = dy.row(t);
                     for (index_t j = begin; j < end; ++j) to[j] += from[j];
                 }
             },
             16);
-        if (ctx.input_gradient) kernel::copy_rows<T>(ctx.exec, dy, dx);
     }
 };
 

@@ -18,6 +18,7 @@ struct sequence_view {
     index_t sequences = 0;
     const row_t* positions = nullptr;  ///< one per row
     const row_t* token = nullptr;      ///< row in the whole batch, or null when this is the whole batch
+    const row_t* labels = nullptr;     ///< one per sequence (task, adapter), or null
 
     index_t rows() const noexcept { return sequences == 0 ? 0 : static_cast<index_t>(offsets[sequences]); }
     index_t begin(index_t s) const noexcept { return static_cast<index_t>(offsets[s]); }
@@ -64,13 +65,27 @@ public:
     }
     sequence_view view() const noexcept {
         static constexpr row_t none[1] = {0};
-        return {offsets_.empty() ? none : offsets_.data(), sequences(), positions_.data(), nullptr};
+        return {offsets_.empty() ? none : offsets_.data(), sequences(), positions_.data(), nullptr,
+                labels_.empty() ? nullptr : labels_.data()};
+    }
+
+    /// What the host program knows of each sequence: its task, or the adapter it is for (route::by_label,
+    /// balance::localised).
+    batch& with_labels(std::span<const row_t> labels) {
+        check::size("mox::batch::with_labels", "labels", "values, one per sequence", sequences(),
+                    ssize_of(labels));
+        labels_.assign(labels.begin(), labels.end());
+        return *this;
+    }
+    batch& with_labels(std::initializer_list<row_t> labels) {
+        return with_labels(std::span<const row_t>(labels.begin(), labels.size()));
     }
 
     /// Reuses the memory: nothing is allocated when the batch does not grow.
     void assign_equal(index_t count, index_t length) {
         offsets_.assign(1, 0);
         positions_.clear();
+        labels_.clear();
         for (index_t i = 0; i < count; ++i) append(length);
     }
 
@@ -84,6 +99,7 @@ private:
 
     std::vector<row_t> offsets_;
     std::vector<row_t> positions_;
+    std::vector<row_t> labels_;
 };
 
 }  // namespace mox::inline MOX_ABI

@@ -1,6 +1,7 @@
 #pragma once
 
-// The numbers of a network: one flat aligned buffer. Gradients and optimiser moments have the same type.
+// The numbers of a network: one flat aligned buffer of what is trained, one of what is not. Gradients and
+// optimiser moments have the same type and only the first.
 
 #include <cmath>
 #include <span>
@@ -45,6 +46,7 @@ struct standard_t {
             break;
         case fill::zeros:
         case fill::ones:
+        case fill::uniform_cols:
             break;
         }
         if (p.writes_residual && residual_additions > 0) {
@@ -58,7 +60,7 @@ inline constexpr standard_t standard{};
 }  // namespace init
 
 /// A tensor of a network, for loading, saving and looking: its path, its logical shape [count, rows, cols]
-/// (y = x W; rows are inputs), its place in the buffer.
+/// (y = x W; rows are inputs), its place in the buffer that spec.trained names.
 struct tensor_info {
     std::string path;
     parameter spec;
@@ -77,14 +79,16 @@ public:
     using network = Net;
     using scalar = T;
 
-    /// All zeros.
-    params() : values_(parameter_elements<Net, T>()) {}
+    /// All zeros, as gradients and moments begin: no memory for what is not trained. Weights get that memory
+    /// with initial values or with the first write to such a tensor.
+    params() : trained_(parameter_extent<Net, T>().trained) {}
 
     /// Initial values from a policy (init::standard) and a seed. Number i of a tensor is a function of the
     /// seed, the tensor, the expert and i only: it depends neither on the scalar type nor on how many experts
     /// there are.
     template <class Init>
     params(const Init& policy, std::uint64_t seed) : params() {
+        frozen_ = buffer<T>(frozen_size);
         constexpr index_t additions = detail::residual_count<Net>();
         for_each_parameter<Net, T>(
             [&](const parameter& p, index_t offset, const std::string&, index_t ordinal) {
@@ -97,25 +101,35 @@ public:
                         for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
                             double v = p.init == fill::ones ? 1.0 : 0.0;
                             if (deviation > 0) v = deviation * stream.normal(i);
-                            values_[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+                            if (p.init == fill::uniform_cols)
+                                v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(p.cols));
+                            buffer_of(p)[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
                         }
                     }
                 }
             });
     }
 
-    param_ref<Net, T> ref() noexcept { return param_ref<Net, T>(values_.data()); }
-    param_ref<Net, const T> ref() const noexcept { return param_ref<Net, const T>(values_.data()); }
-
-    /// The whole buffer, padding included, for element-wise work.
-    std::span<T> flat() noexcept { return {values_.data(), static_cast<std::size_t>(values_.size())}; }
-    std::span<const T> flat() const noexcept {
-        return {values_.data(), static_cast<std::size_t>(values_.size())};
+    param_ref<Net, T> ref() noexcept { return param_ref<Net, T>(trained_.data(), frozen_.data()); }
+    param_ref<Net, const T> ref() const noexcept {
+        return param_ref<Net, const T>(trained_.data(), frozen_.data());
     }
 
-    void zero() noexcept { values_.zero(); }
+    /// Everything that is trained, padding included, for element-wise work.
+    std::span<T> flat() noexcept { return span_of<T>(trained_); }
+    std::span<const T> flat() const noexcept { return span_of<const T>(trained_); }
+    /// Everything that is not trained; empty in gradients and moments.
+    std::span<const T> frozen() const noexcept { return span_of<const T>(frozen_); }
 
-    /// All tensors in memory order.
+    /// Whether a network can run with these numbers: false for gradients of a network with frozen layers.
+    bool complete() const noexcept { return frozen_.size() == frozen_size; }
+
+    void zero() noexcept {
+        trained_.zero();
+        frozen_.zero();
+    }
+
+    /// All tensors in the order of the network.
     static std::vector<tensor_info> tensors() {
         std::vector<tensor_info> all;
         for_each_parameter<Net, T>(
@@ -132,12 +146,23 @@ public:
             [&](const parameter& p, index_t, const std::string&, index_t) { n += p.logical_size(); });
         return n;
     }
+    /// Number of those that are trained.
+    static index_t trained_count() {
+        index_t n = 0;
+        for_each_parameter<Net, T>([&](const parameter& p, index_t, const std::string&, index_t) {
+            n += p.trained ? p.logical_size() : 0;
+        });
+        return n;
+    }
 
     /// The values of one tensor, row-major [count, rows, cols].
     std::vector<T> read(const tensor_info& t) const {
+        check::that(t.spec.trained || complete(), "mox::params::read",
+                    "tensor '" + t.path + "' is frozen, and gradients hold only what is trained");
         std::vector<T> v;
         v.reserve(static_cast<std::size_t>(t.spec.logical_size()));
-        visit(t, [&](index_t at) { v.push_back(values_[at]); });
+        const buffer<T>& from = t.spec.trained ? trained_ : frozen_;
+        visit(t, [&](index_t at) { v.push_back(from[at]); });
         return v;
     }
     std::vector<T> read(std::string_view path) const { return read(find("mox::params::read", path)); }
@@ -146,12 +171,23 @@ public:
     void write(const tensor_info& t, std::span<const T> v) {
         check::size("mox::params::write", "values", "elements (tensor '" + t.path + "')",
                     t.spec.logical_size(), ssize_of(v));
+        if (!t.spec.trained && !complete()) frozen_ = buffer<T>(frozen_size);
+        buffer<T>& to = buffer_of(t.spec);
         const T* from = v.data();
-        visit(t, [&](index_t at) { values_[at] = *from++; });
+        visit(t, [&](index_t at) { to[at] = *from++; });
     }
     void write(std::string_view path, std::span<const T> v) { write(find("mox::params::write", path), v); }
 
 private:
+    static constexpr index_t frozen_size = parameter_extent<Net, T>().frozen;
+
+    buffer<T>& buffer_of(const parameter& p) noexcept { return p.trained ? trained_ : frozen_; }
+
+    template <class U, class Buffer>
+    static std::span<U> span_of(Buffer& b) noexcept {
+        return {b.data(), static_cast<std::size_t>(b.size())};
+    }
+
     static tensor_info find(std::string_view call, std::string_view path) {
         std::string known;
         for (auto& t : tensors()) {
@@ -172,7 +208,7 @@ private:
         }
     }
 
-    buffer<T> values_;
+    buffer<T> trained_, frozen_;
 };
 
 }  // namespace mox::inline MOX_ABI

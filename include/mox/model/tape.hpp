@@ -158,7 +158,12 @@ private:
         row_t* positions = memory_->kept.template take<row_t>(rows.rows());
         std::copy_n(rows.offsets, rows.sequences + 1, offsets);
         std::copy_n(rows.positions, rows.rows(), positions);
-        return {offsets, rows.sequences, positions, nullptr};
+        row_t* labels = nullptr;
+        if (rows.labels) {
+            labels = memory_->kept.template take<row_t>(rows.sequences);
+            std::copy_n(rows.labels, rows.sequences, labels);
+        }
+        return {offsets, rows.sequences, positions, nullptr, labels};
     }
 
     template <class... Ss>

@@ -1,7 +1,7 @@
 #pragma once
 
 // Parameters of one network as the start of another that is built differently around the same layers: a dense
-// network becomes one with mixture of depths, and back.
+// network becomes one with mixture of depths, or one with adapters, and back.
 
 #include <algorithm>
 
@@ -29,26 +29,28 @@ constexpr bool is_transparent() noexcept {
 
 // Paths of all tensors in memory order, without the levels of layers that only wrap another one.
 template <class L>
-void paths_without_wrappers(const std::string& path, std::vector<std::string>& all) {
+void paths_without_wrappers(const std::string& path, std::vector<std::string>& all, bool named = false) {
     if constexpr (requires { L::parameters; }) {
-        for (const parameter& p : L::parameters) {
-            all.push_back(path.empty() ? std::string(p.name) : path + "." + std::string(p.name));
-        }
+        for (const parameter& p : L::parameters) all.push_back(tensor_path(path, p.name, named));
     }
     for (index_t r = 0; r < repetitions<L>(); ++r) {
         for_each_index<children_of<L>::size>([&](auto i) {
-            const index_t number = r * static_cast<index_t>(children_of<L>::size) + static_cast<index_t>(i);
-            paths_without_wrappers<typename children_of<L>::template at<i>>(
-                is_transparent<L>() ? path : (path.empty() ? "" : path + ".") + std::to_string(number), all);
+            using child = typename children_of<L>::template at<i>;
+            if constexpr (is_transparent<L>()) {
+                paths_without_wrappers<child>(path, all, named);
+            } else {
+                paths_without_wrappers<child>(child_path<L, i>(path, r), all, names_children<L>);
+            }
         });
     }
 }
 
 }  // namespace detail
 
-/// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth, and the
-/// same shape. The rest of `to` stays as it is (a learned router keeps its initial values). The scalar types
-/// may differ. Throws mox::error when a tensor of the same name has another shape; `to` is then unchanged.
+/// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth,
+/// mox::frozen and mox::lora, and the same shape. The rest of `to` stays as it is (a learned router keeps its
+/// initial values). The scalar types may differ. Throws mox::error when a tensor of the same name has another
+/// shape; `to` is then unchanged.
 template <class From, class T, class To, class U>
 transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {
     std::vector<std::string> from_paths, to_paths;
@@ -61,7 +63,11 @@ transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {
     std::vector<bool> used(from_paths.size());
     for (std::size_t i = 0; i < to_paths.size(); ++i) {
         const auto found = std::find(from_paths.begin(), from_paths.end(), to_paths[i]);
-        if (found == from_paths.end()) {
+        // Gradients and moments have no frozen tensors.
+        const bool held = found != from_paths.end() &&
+                          (from.complete() ||
+                           from_tensors[static_cast<std::size_t>(found - from_paths.begin())].spec.trained);
+        if (!held) {
             report.kept.push_back(to_tensors[i].path);
             continue;
         }

@@ -128,6 +128,7 @@ struct predictor {
     template <class T, class Context>
     static void backward(Context& ctx, tensor_list<const T> w, tensor_list<T> g, matrix_view<const T> x,
                          const record<T>& r, const T* dlogits, T* /*dscores*/) {
+        if (g[0] == nullptr) return;
         const auto dhidden = ctx.temporary(x.rows, Hidden);
         if (!ctx.accumulate) {
             std::fill_n(g[1], Hidden, T(0));

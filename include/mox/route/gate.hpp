@@ -22,11 +22,11 @@ struct renormalised {
         const row_t* chosen = r.chosen_by(t);
         T largest = -std::numeric_limits<T>::infinity();
         for (index_t j = 0; j < r.slots; ++j) {
-            if (chosen[j] < r.experts && logits[chosen[j]] > largest) largest = logits[chosen[j]];
+            if (r.is_expert(chosen[j]) && logits[chosen[j]] > largest) largest = logits[chosen[j]];
         }
         T sum = 0;
         for (index_t j = 0; j < r.slots; ++j) {
-            gate[j] = chosen[j] < r.experts ? std::exp(logits[chosen[j]] - largest) : T(0);
+            gate[j] = r.is_expert(chosen[j]) ? std::exp(logits[chosen[j]] - largest) : T(0);
             sum += gate[j];
         }
         if (sum == T(0)) return;
@@ -41,7 +41,7 @@ struct renormalised {
         T mean = 0;
         for (index_t j = 0; j < r.slots; ++j) mean += gate[j] * dgate[j];
         for (index_t j = 0; j < r.slots; ++j) {
-            if (chosen[j] < r.experts) dlogits[chosen[j]] += gate[j] * (dgate[j] - mean);
+            if (r.is_expert(chosen[j])) dlogits[chosen[j]] += gate[j] * (dgate[j] - mean);
         }
     }
 };
@@ -56,7 +56,7 @@ struct softmax {
     static void forward(const route::router_view<T>& r, index_t t, T* gate) {
         const T* p = r.probability.row(t);
         const row_t* chosen = r.chosen_by(t);
-        for (index_t j = 0; j < r.slots; ++j) gate[j] = chosen[j] < r.experts ? p[chosen[j]] : T(0);
+        for (index_t j = 0; j < r.slots; ++j) gate[j] = r.is_expert(chosen[j]) ? p[chosen[j]] : T(0);
     }
 
     /// Adds to dprobability; the layer sends it through the softmax.
@@ -65,9 +65,25 @@ struct softmax {
                          T* /*dlogits*/, T* dprobability) {
         const row_t* chosen = r.chosen_by(t);
         for (index_t j = 0; j < r.slots; ++j) {
-            if (chosen[j] < r.experts) dprobability[chosen[j]] += dgate[j];
+            if (r.is_expert(chosen[j])) dprobability[chosen[j]] += dgate[j];
         }
     }
+};
+
+/// Every chosen expert counts in full (LLaVA-MoLE, arXiv 2401.16160): the task sends the router no gradient,
+/// it learns from its balance loss alone. gate::softmax lets it learn from the task.
+struct one {
+    using policy = route::gate_policy;
+    static constexpr bool needs_probability = false;
+
+    template <class T>
+    static void forward(const route::router_view<T>& r, index_t t, T* gate) {
+        const row_t* chosen = r.chosen_by(t);
+        for (index_t j = 0; j < r.slots; ++j) gate[j] = r.is_expert(chosen[j]) ? T(1) : T(0);
+    }
+
+    template <class T>
+    static void backward(const route::router_view<T>&, index_t, const T*, const T*, T*, T*) {}
 };
 
 }  // namespace mox::inline MOX_ABI::gate

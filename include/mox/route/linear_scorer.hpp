@@ -19,12 +19,12 @@ struct linear_scorer {
         kernel::dense<T>(exec, r, x, logits);
     }
 
-    /// dR (+)= x' dl, dx += dl R'.
+    /// dR (+)= x' dl (unless dr is empty: nobody trains the router), dx += dl R'.
     template <class T>
     static void backward(executor_ref exec, kernel::panel_view<const T> r, kernel::panel_view<T> dr,
                          matrix_view<const T> x, matrix_view<const T> dlogits, matrix_view<T> dx,
                          bool accumulate, bool input_gradient) {
-        kernel::dense_weight_gradient<T>(exec, x, dlogits, dr, accumulate);
+        if (dr.data) kernel::dense_weight_gradient<T>(exec, x, dlogits, dr, accumulate);
         if (input_gradient) kernel::dense_transposed<T>(exec, r, dlogits, dx, true);
     }
 };

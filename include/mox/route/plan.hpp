@@ -28,8 +28,8 @@ struct plan {
 };
 
 /// Builds a plan in `memory`. chosen: tokens x choices, values below `outputs`; those from `experts` on are
-/// null experts. gate: tokens x choices. `limit`: most tokens of one expert; `chosen` gets -1 where a slot
-/// is dropped.
+/// null experts, -1 is nobody. gate: tokens x choices. `limit`: most tokens of one expert; `chosen` gets -1
+/// where a slot is dropped.
 template <class T>
 plan<T> make_plan(arena& memory, index_t tokens, index_t choices, index_t experts, index_t outputs,
                   row_t* chosen, const T* gate, index_t limit) {
@@ -45,7 +45,9 @@ plan<T> make_plan(arena& memory, index_t tokens, index_t choices, index_t expert
     T* weight = memory.take<T>(tokens * choices);
 
     std::fill_n(counts, outputs, row_t{0});
-    for (index_t i = 0; i < tokens * choices; ++i) ++counts[chosen[i]];
+    for (index_t i = 0; i < tokens * choices; ++i) {
+        if (chosen[i] >= 0) ++counts[chosen[i]];
+    }
 
     const index_t fullest = experts == 0 ? 0 : *std::max_element(counts, counts + experts);
     if (fullest > limit) {
@@ -53,7 +55,7 @@ plan<T> make_plan(arena& memory, index_t tokens, index_t choices, index_t expert
         for (index_t j = 0; j < choices; ++j) {
             for (index_t t = 0; t < tokens; ++t) {
                 row_t& e = chosen[t * choices + j];
-                if (e >= experts) continue;
+                if (e < 0 || e >= experts) continue;
                 if (next[e] < limit) {
                     ++next[e];
                 } else {

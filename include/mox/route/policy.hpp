@@ -60,6 +60,16 @@ using all_of_kind = typename detail::filter<Kind, Ps...>::type;
 template <class Kind, class Default, class... Ps>
 using one_of_kind = typename detail::first_or<all_of_kind<Kind, Ps...>, Default>::type;
 
+/// Choices per token. A selector that chooses among all says so instead of a number.
+template <class Selector, index_t Outputs>
+inline constexpr index_t slots_of = [] {
+    if constexpr (requires { Selector::all_slots; }) {
+        return Outputs;
+    } else {
+        return Selector::slots;
+    }
+}();
+
 /// What gates and balance losses see of one router: N tokens, `experts` true experts and behind them
 /// `outputs - experts` null experts, `slots` choices per token.
 template <class T>
@@ -67,15 +77,18 @@ struct router_view {
     matrix_view<const T> logits;       ///< N x outputs
     matrix_view<const T> probability;  ///< N x outputs, softmax over all; empty unless somebody needs it
     const T* log_sum_exp = nullptr;    ///< N, together with probability
-    const row_t* chosen = nullptr;     ///< N x slots, before dropping
+    const row_t* chosen = nullptr;     ///< N x slots, before dropping; -1: a slot that nobody got
+    const T* gate = nullptr;           ///< N x slots, weights of the outputs
     const row_t* counts = nullptr;     ///< outputs: how often each was chosen, before dropping
     const row_t* sequence_offsets = nullptr;
+    const row_t* sequence_labels = nullptr;  ///< one per sequence, or null
     index_t sequences = 0;
     index_t experts = 0;
     index_t slots = 0;
 
     index_t tokens() const noexcept { return logits.rows; }
     index_t outputs() const noexcept { return logits.cols; }
+    bool is_expert(row_t e) const noexcept { return e >= 0 && e < experts; }
     const row_t* chosen_by(index_t t) const noexcept { return chosen + t * slots; }
 };
 

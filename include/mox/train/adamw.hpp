@@ -17,7 +17,8 @@ struct adamw_options {
 };
 
 /// AdamW (Decoupled Weight Decay Regularization, arXiv 1711.05101): moments with bias correction,
-/// w -= rate * (m / (sqrt(v) + epsilon) + decay * w). Works on the panels as they lie in memory.
+/// w -= rate * (m / (sqrt(v) + epsilon) + decay * w). Works on the panels as they lie in memory. What is not
+/// trained has no moments and stays as it is.
 template <class Net, class T = float>
 class adamw {
 public:
@@ -28,6 +29,7 @@ public:
         check::that(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1,
                     "mox::adamw", "options 'beta1' and 'beta2' must lie in [0, 1)");
         for (const tensor_info& t : params<Net, T>::tensors()) {
+            if (!t.spec.trained) continue;
             const index_t size = tensor_elements<T>(t.spec);
             if (!spans_.empty() && spans_.back().decays == t.spec.decays &&
                 spans_.back().begin + spans_.back().size == t.offset) {
@@ -77,6 +79,9 @@ public:
                 16);
         }
     }
+
+    /// Bytes of the moments.
+    std::size_t bytes() const noexcept { return m_.flat().size_bytes() + v_.flat().size_bytes(); }
 
 private:
     // Neighbouring tensors with the same decay, joined. Tensors are padded to 64 bytes, so full registers

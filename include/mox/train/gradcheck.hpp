@@ -125,6 +125,7 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
     const double unwritten = std::numeric_limits<double>::quiet_NaN();
     params<Net, double> grads;
     for (const tensor_info& info : params<Net, double>::tensors()) {
+        if (!info.spec.trained) continue;
         grads.write(info, std::vector<double>(static_cast<std::size_t>(info.spec.logical_size()), unwritten));
     }
     buffer<double> dx(ids_in ? 0 : rows * Net::in);
@@ -189,6 +190,7 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
     };
 
     for (const tensor_info& info : params<Net, double>::tensors()) {
+        if (!info.spec.trained) continue;
         gradcheck_row row;
         row.path = info.path;
         const auto analytic = once.read(info);

@@ -1,0 +1,307 @@
+#pragma once
+
+// MixLoRA (arXiv 2404.15159): the experts of a feed-forward layer share one frozen network and differ in
+// low-rank updates of its maps. What the experts share is computed once a token: the maps in front before the
+// routing matters, and, because it is linear, the map behind on the mixture of the hidden rows:
+//   y = (sum_e g_e v_e) Wd + s sum_e g_e (v_e Ad') Bd.
+
+#include <mox/layer/adapt.hpp>
+#include <mox/layer/frozen.hpp>
+#include <mox/layer/low_rank.hpp>
+#include <mox/layer/router.hpp>
+
+namespace mox::inline MOX_ABI {
+
+/// The low-rank updates of a MixLoRA expert, and which of the three maps have one.
+struct mixlora_spec {
+    adapter_spec adapter;
+    bool gate = true;
+    bool up = true;
+    bool down = true;
+};
+
+namespace detail {
+
+/// The updates that the experts add to one shared map. Rows go in by token or by slot, results are one row
+/// per slot of the plan.
+template <index_t In, index_t Out, adapter_spec Spec>
+struct slot_update {
+    using ranks = low_rank<In, Out, Spec>;
+    static constexpr index_t rank = Spec.rank;
+
+    /// out[slot] += s in[slot] A_e' B_e; z[slot] keeps s in A'.
+    template <class T>
+    static void forward(context<T>& ctx, kernel::group_view groups, const T* a, const T* b,
+                        kernel::row_source<const T> in, matrix_view<T> z, matrix_view<T> out) {
+        project(ctx, groups, a, in, z);
+        kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(z),
+                                   stack(ranks::up(b, groups.count)),
+                                   {kernel::row_source<T>(out), Out, nullptr, true});
+    }
+
+    template <class T>
+    static void project(context<T>& ctx, kernel::group_view groups, const T* a,
+                        kernel::row_source<const T> in, matrix_view<T> z) {
+        kernel::grouped_transposed<T>(ctx.exec, groups, in, In, stack(ranks::down(a, groups.count)),
+                                      {kernel::row_source<T>(z), rank});
+        scaled(ctx, z);
+    }
+
+    /// dz = s dout B_e', and the gradients of both factors; `u`: what met B in forward.
+    template <class T>
+    static void backward(context<T>& ctx, kernel::group_view groups, const T* b, T* da, T* db,
+                         kernel::row_source<const T> in, kernel::row_source<const T> u,
+                         kernel::row_source<const T> dout, matrix_view<T> dz) {
+        kernel::grouped_transposed<T>(ctx.exec, groups, dout, Out, stack(ranks::up(b, groups.count)),
+                                      {kernel::row_source<T>(dz), rank});
+        scaled(ctx, dz);
+        if (!da) return;
+        kernel::grouped_weight_gradient<T>(ctx.exec, groups, u, dout, Out, stack(ranks::up(db, groups.count)),
+                                           ctx.accumulate);
+        kernel::grouped_weight_gradient<T>(ctx.exec, groups, kernel::row_source<const T>(dz), in, In,
+                                           stack(ranks::down(da, groups.count)), ctx.accumulate);
+    }
+
+    template <class T>
+    static constexpr kernel::panel_stack<T> stack(kernel::panel_view<T> all) {
+        return {all.row_range(0, rank)};
+    }
+
+private:
+    template <class T>
+    static void scaled(context<T>& ctx, matrix_view<T> z) {
+        constexpr T s = static_cast<T>(Spec.scale());
+        parallel_ranges(ctx.exec, z.rows, 256, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                for (index_t j = 0; j < rank; ++j) z(t, j) *= s;
+            }
+        });
+    }
+};
+
+}  // namespace detail
+
+/// E experts around one frozen gated network of width D and H hidden units. Takes over the tensors of
+/// swiglu<D, H> (mox::copy_matching); starts as that network. Policies are those of mox::moe without shared
+/// layers; MixLoRA's own are route::top_k<2> and balance::load<>, whose value is here 1 / k of the paper's.
+template <index_t D, index_t H, class Act, index_t E, mixlora_spec Spec, class... Policies>
+struct mixlora {
+    static_assert(D > 0 && H > 0 && E > 0, "mox::mixlora: widths and the number of experts must be positive");
+    static_assert(Spec.adapter.dropout == 0 && Spec.adapter.kept_ranks == 0,
+                  "mox::mixlora: dropout and kept_ranks are not available here");
+
+    static constexpr std::string_view name = "mixlora";
+    static constexpr index_t in = D;
+    static constexpr index_t out = D;
+    static constexpr index_t rank = Spec.adapter.rank;
+    using routing = router<D, E, Policies...>;
+    using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
+    static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};
+
+    static constexpr std::size_t updates = static_cast<std::size_t>(Spec.gate) +
+                                           static_cast<std::size_t>(Spec.up) +
+                                           static_cast<std::size_t>(Spec.down);
+    static_assert(updates > 0, "mox::mixlora: at least one map must have an update");
+    // Own tensors: the router, then two factors per update.
+    static constexpr index_t gate_at = 1, up_at = gate_at + (Spec.gate ? 2 : 0),
+                             down_at = up_at + (Spec.up ? 2 : 0);
+
+    static constexpr auto parameters = [] {
+        std::array<parameter, 1 + 2 * updates> all{};
+        all[0] = routing::tensor;
+        std::size_t at = 1;
+        const auto add = [&](bool wanted, std::string_view a, std::string_view b, index_t from, index_t to) {
+            if (!wanted) return;
+            all[at++] = {.name = a,
+                         .form = storage::panels,
+                         .rows = E * rank,
+                         .cols = from,
+                         .init = fill::uniform_cols,
+                         .decays = false};
+            all[at++] = {.name = b,
+                         .form = storage::panels,
+                         .rows = E * rank,
+                         .cols = to,
+                         .init = fill::zeros,
+                         .decays = false};
+        };
+        add(Spec.gate, "gate_a", "gate_b", D, H);
+        add(Spec.up, "up_a", "up_b", D, H);
+        add(Spec.down, "down_a", "down_b", H, D);
+        return all;
+    }();
+
+    static constexpr double flops(double) {
+        return routing::flops + 6.0 * D * H +
+               routing::mean_experts * static_cast<double>(updates) * 2.0 * rank * (D + H);
+    }
+    /// Share of each own tensor that one token touches.
+    static constexpr double active_share(index_t tensor) {
+        return tensor == 0 ? 1.0 : routing::mean_experts / E;
+    }
+
+    template <class T>
+    struct record {
+        typename routing::template record<T> route;
+        matrix_view<const T> x;
+        matrix_view<T> a, c, v;     ///< slots x H: gate and up pre-activations, hidden rows
+        matrix_view<T> zg, zu, zd;  ///< slots x rank
+        matrix_view<T> mixed;       ///< tokens x H
+    };
+
+    template <class T>
+    static void forward(context<T>& ctx, param_ref<mixlora, const T> w, matrix_view<const T> x,
+                        matrix_view<T> y) {
+        const index_t n = x.rows;
+        record<T> r{};
+        r.route = routing::template forward<T>(ctx, w.template panels<0>(), x, type_id<mixlora>());
+        r.x = x;
+        const route::plan<T>& plan = r.route.plan;
+        const kernel::group_view groups = plan.groups();
+        const kernel::row_source<const T> by_token(x, plan.token);
+        const matrix_view<T> pre = ctx.activation(n, 2 * H);
+        frozen<linear<D, 2 * H>>::template forward<T>(ctx, w.template child<0>(), x, pre);
+
+        for (matrix_view<T>* m : {&r.a, &r.c, &r.v}) *m = ctx.activation(plan.slots, H);
+        kernel::gather_rows<T>(ctx.exec, pre.middle_cols(0, H), plan.token, r.a);
+        kernel::gather_rows<T>(ctx.exec, pre.middle_cols(H, H), plan.token, r.c);
+        if constexpr (Spec.gate) {
+            r.zg = ctx.activation(plan.slots, rank);
+            into::forward(ctx, groups, w[gate_at], w[gate_at + 1], by_token, r.zg, r.a);
+        }
+        if constexpr (Spec.up) {
+            r.zu = ctx.activation(plan.slots, rank);
+            into::forward(ctx, groups, w[up_at], w[up_at + 1], by_token, r.zu, r.c);
+        }
+        for_each_unit(ctx, plan.slots, [&](index_t s, index_t j, index_t count) {
+            const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
+            const auto c = simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
+            simd::store_upto(r.v.row(s) + j, Act::value(a) * c, count);
+        });
+
+        // Experts come in ascending order, so that sums do not depend on threads.
+        r.mixed = ctx.activation(n, H);
+        add_to_tokens(ctx, plan, plan.gate, r.v, r.mixed, 0);
+        frozen<linear<H, D, bias::none, true>>::template forward<T>(ctx, w.template child<1>(), r.mixed, y);
+        if constexpr (Spec.down) {
+            r.zd = ctx.activation(plan.slots, rank);
+            back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.v), r.zd);
+            kernel::grouped_product_to_tokens<T>(ctx.exec, groups, plan.token,
+                                                 kernel::row_source<const T>(r.zd), plan.gate,
+                                                 back::stack(back::ranks::up(w[down_at + 1], E)), y, true);
+        }
+        ctx.save(r);
+    }
+
+    template <class T>
+    static void backward(context<T>& ctx, param_ref<mixlora, const T> w, param_ref<mixlora, T> g,
+                         matrix_view<const T> dy, matrix_view<T> dx) {
+        const auto r = ctx.template restore<record<T>>();
+        const route::plan<T>& plan = r.route.plan;
+        const kernel::group_view groups = plan.groups();
+        const index_t n = dy.rows, slots = plan.slots;
+        const kernel::row_source<const T> dy_rows(dy, plan.token), x_rows(r.x, plan.token);
+        const arena_scope scope(*ctx.scratch);
+        T* dgate = ctx.scratch->template take<T>(slots);
+        const matrix_view<T> dmixed = ctx.temporary(n, H), dv = ctx.temporary(slots, H);
+        const bool wanted = ctx.input_gradient;
+        ctx.input_gradient = true;
+        frozen<linear<H, D, bias::none, true>>::template backward<T>(ctx, w.template child<1>(),
+                                                                     g.template child<1>(), dy, dmixed);
+        ctx.input_gradient = wanted;
+        kernel::gather_rows<T>(ctx.exec, dmixed, plan.token, dv);
+        for (index_t s = 0; s < slots; ++s) dgate[s] = kernel::dot_row<T>(dv.row(s), r.v.row(s), H);
+        if constexpr (Spec.down) {
+            // The slot's gate multiplies both factors' gradients; what meets B is gate times z.
+            const matrix_view<T> u = ctx.temporary(slots, rank), dz = ctx.temporary(slots, rank);
+            kernel::grouped_transposed<T>(ctx.exec, groups, dy_rows, D,
+                                          back::stack(back::ranks::up(w[down_at + 1], E)),
+                                          {kernel::row_source<T>(dz), rank});
+            for (index_t s = 0; s < slots; ++s) dgate[s] += kernel::dot_row<T>(dz.row(s), r.zd.row(s), rank);
+            for (index_t s = 0; s < slots; ++s) {
+                for (index_t j = 0; j < rank; ++j) {
+                    u(s, j) = plan.gate[s] * r.zd(s, j);
+                    dz(s, j) *= static_cast<T>(Spec.adapter.scale());
+                }
+            }
+            kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
+                                       back::stack(back::ranks::down(w[down_at], E)),
+                                       {kernel::row_source<T>(dv), H, nullptr, true});
+            if (g) {
+                for (index_t s = 0; s < slots; ++s) {
+                    for (index_t j = 0; j < rank; ++j) dz(s, j) *= plan.gate[s];
+                }
+                kernel::grouped_weight_gradient<T>(ctx.exec, groups, kernel::row_source<const T>(u), dy_rows,
+                                                   D, back::stack(back::ranks::up(g[down_at + 1], E)),
+                                                   ctx.accumulate);
+                kernel::grouped_weight_gradient<T>(
+                    ctx.exec, groups, kernel::row_source<const T>(dz), kernel::row_source<const T>(r.v), H,
+                    back::stack(back::ranks::down(g[down_at], E)), ctx.accumulate);
+            }
+        }
+        // The hidden rows' gradients carry the gate; then through the activation, into a and c.
+        for_each_unit(ctx, slots, [&](index_t s, index_t j, index_t count) {
+            const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
+            const auto c = simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
+            const auto d =
+                simd::load_upto<T, simd::default_arch>(dv.row(s) + j, count) * simd::batch<T>(plan.gate[s]);
+            simd::store_upto(r.a.row(s) + j, d * c * Act::derivative(a), count);
+            simd::store_upto(r.c.row(s) + j, d * Act::value(a), count);
+        });
+
+        const matrix_view<T> dpre = ctx.temporary(n, 2 * H);
+        add_to_tokens<T>(ctx, plan, nullptr, r.a, dpre, 0);
+        add_to_tokens<T>(ctx, plan, nullptr, r.c, dpre, H);
+        frozen<linear<D, 2 * H>>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(),
+                                                       dpre, dx);
+        const matrix_view<T> dz = ctx.temporary(slots, rank);
+        const auto into_map = [&](index_t at, matrix_view<T> z, matrix_view<T> dout) {
+            into::backward(ctx, groups, w[at + 1], g[at], g[at + 1], x_rows, kernel::row_source<const T>(z),
+                           kernel::row_source<const T>(dout), dz);
+            if (!ctx.input_gradient) return;
+            kernel::grouped_product_to_tokens<T>(
+                ctx.exec, groups, plan.token, kernel::row_source<const T>(dz), static_cast<const T*>(nullptr),
+                into::stack(into::ranks::down(w[at], E)), dx, true);
+        };
+        if constexpr (Spec.gate) into_map(gate_at, r.zg, r.a);
+        if constexpr (Spec.up) into_map(up_at, r.zu, r.c);
+        routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r.route, dgate,
+                                      dx);
+    }
+
+private:
+    using into = detail::slot_update<D, H, Spec.adapter>;
+    using back = detail::slot_update<H, D, Spec.adapter>;
+
+    // to(token, first + .) = sum over the token's slots of weight * rows(slot, .), experts ascending.
+    template <class T>
+    static void add_to_tokens(context<T>& ctx, const route::plan<T>& plan, const T* weight,
+                              std::type_identity_t<matrix_view<const T>> rows, matrix_view<T> to,
+                              index_t first) {
+        kernel::for_each_owner(
+            ctx.exec, plan.groups(), plan.token, to.rows, H,
+            [&](index_t t0, index_t t1, index_t c0, index_t c1) {
+                for (index_t t = t0; t < t1; ++t)
+                    std::fill(to.row(t) + first + c0, to.row(t) + first + c1, T(0));
+            },
+            [&](index_t, index_t begin, index_t end, index_t c0, index_t c1) {
+                for (index_t s = begin; s < end; ++s) {
+                    T* sum = to.row(plan.token[s]) + first;
+                    const T g = weight ? weight[s] : T(1);
+                    for (index_t j = c0; j < c1; ++j) sum[j] += g * rows(s, j);
+                }
+            });
+    }
+
+    // body(row, first unit, units of one register)
+    template <class T, class Body>
+    static void for_each_unit(context<T>& ctx, index_t rows, Body&& body) {
+        parallel_ranges(ctx.exec, rows, 32, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                for (index_t j = 0; j < H; j += simd::lanes<T>) body(t, j, std::min(simd::lanes<T>, H - j));
+            }
+        });
+    }
+};
+
+}  // namespace mox::inline MOX_ABI

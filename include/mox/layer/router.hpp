@@ -1,0 +1,175 @@
+#pragma once
+
+// The routing of one layer, forward and backward: scorer -> selector -> gate -> plan, and the auxiliary
+// losses. What the chosen experts compute is the business of the layer that owns the router.
+
+#include <mox/kernel/softmax.hpp>
+#include <mox/layer/context.hpp>
+#include <mox/route/balance.hpp>
+#include <mox/route/capacity.hpp>
+#include <mox/route/gate.hpp>
+#include <mox/route/linear_scorer.hpp>
+#include <mox/route/null_experts.hpp>
+#include <mox/route/plan.hpp>
+#include <mox/route/top_k.hpp>
+
+namespace mox::inline MOX_ABI {
+
+/// Routes rows of width `In` to `Experts` experts. Policies in any order: one selector (route::top_k<k>); and
+/// optionally a scorer (default route::linear_scorer), a gate (default gate::renormalised), null_experts<M>,
+/// a capacity (default capacity::dropless), any number of balance losses.
+template <index_t In, index_t Experts, class... Policies>
+struct router {
+    static_assert(route::all_of_kind<route::selector_policy, Policies...>::size == 1,
+                  "mox::moe: exactly one selector is needed, such as mox::route::top_k<2>");
+    static_assert(route::all_of_kind<route::gate_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one gate policy can be given");
+    static_assert(route::all_of_kind<route::nulls_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one null_experts policy can be given");
+    static_assert(route::all_of_kind<route::capacity_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one capacity policy can be given");
+
+    using selector = typename route::all_of_kind<route::selector_policy, Policies...>::template at<0>;
+    using gate_type = route::one_of_kind<route::gate_policy, gate::renormalised, Policies...>;
+    using scorer = route::one_of_kind<route::scorer_policy, route::linear_scorer, Policies...>;
+    using nulls = route::one_of_kind<route::nulls_policy, null_experts<0>, Policies...>;
+    using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
+    using balances = route::all_of_kind<route::balance_policy, Policies...>;
+
+    static constexpr index_t experts = Experts;
+    static constexpr index_t null_count = nulls::count;
+    static constexpr index_t outputs = experts + null_count;
+    static constexpr index_t slots = route::slots_of<selector, outputs>;
+    static_assert(slots <= outputs, "mox::moe: the selector chooses more experts than there are");
+
+    /// Selectors read the logits, or the whole view; those that look at probabilities say so.
+    static constexpr bool selects_by_probability = requires { selector::needs_probability; };
+    static constexpr bool selects_by_view =
+        requires(executor_ref exec, const route::router_view<float>& view, row_t* chosen) {
+        selector::template select<float>(exec, view, chosen);
+    };
+
+    /// The scorer's tensor.
+    static constexpr parameter tensor{
+        .name = scorer::name, .form = storage::panels, .rows = In, .cols = outputs, .init = fill::small};
+
+    static constexpr double flops = 2.0 * In * outputs;
+    /// Mean true experts per token when the router is balanced.
+    static constexpr double mean_experts = static_cast<double>(slots) * experts / outputs;
+
+    template <class T>
+    struct record {
+        matrix_view<const T> x;
+        route::router_view<T> view;
+        route::plan<T> plan;
+        bool auxiliary = false;
+    };
+
+    /// `layer`: whose statistics these are.
+    template <class T>
+    static record<T> forward(context<T>& ctx, kernel::panel_view<const T> w, matrix_view<const T> x,
+                             const void* layer) {
+        const index_t n = x.rows;
+        const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
+
+        record<T> r{x, {}, {}, auxiliary};
+        const matrix_view<T> logits = ctx.activation(n, outputs);
+        scorer::template forward<T>(ctx.exec, w, x, logits);
+        r.view.logits = logits;
+        if (gate_type::needs_probability || selects_by_probability || auxiliary) {
+            const matrix_view<T> p = ctx.activation(n, outputs);
+            T* lse = ctx.saved->template take<T>(n);
+            kernel::softmax_rows<T>(ctx.exec, logits, p, lse);
+            r.view.probability = p;
+            r.view.log_sum_exp = lse;
+        }
+        r.view.sequence_offsets = ctx.rows.offsets;
+        r.view.sequence_labels = ctx.rows.labels;
+        r.view.sequences = ctx.rows.sequences;
+        r.view.experts = experts;
+        r.view.slots = slots;
+        row_t* chosen = ctx.kept->template take<row_t>(n * slots);
+        if constexpr (selects_by_view) {
+            selector::template select<T>(ctx.exec, r.view, chosen);
+        } else {
+            selector::template select<T>(ctx.exec, logits, chosen);
+        }
+        r.view.chosen = chosen;
+
+        T* gates = ctx.kept->template take<T>(n * slots);
+        parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) gate_type::forward(r.view, t, gates + t * slots);
+        });
+        r.view.gate = gates;
+
+        row_t* admitted = chosen;
+        if constexpr (capacity_type::limited) {
+            admitted = ctx.kept->template take<row_t>(n * slots);
+            std::copy_n(chosen, n * slots, admitted);
+        }
+        r.plan = route::make_plan<T>(*ctx.kept, n, slots, experts, outputs, admitted, gates,
+                                     capacity_type::limit(n, slots, experts));
+        r.view.counts = r.plan.counts;
+
+        if (auxiliary) {
+            T sum = 0;
+            for_each_index<balances::size>(
+                [&](auto i) { sum += balances::template at<i>::template value<T>(r.view); });
+            ctx.aux_loss += ctx.aux_scale * sum;
+        }
+        if (ctx.routing) {
+            routing_record log;
+            log.kind = routing_record::kind_t::experts;
+            log.layer = layer;
+            log.rows = n;
+            log.token = ctx.rows.token;
+            log.experts = experts;
+            log.nulls = null_count;
+            log.slots = slots;
+            log.chosen = admitted;
+            log.gates = gates;
+            log.gates_are_double = std::is_same_v<T, double>;
+            log.counts = r.plan.counts;
+            log.dropped = r.plan.dropped;
+            ctx.routing->push_back(log);
+        }
+        return r;
+    }
+
+    /// slot_gradient: dL/d(gate) per slot of the plan. Adds to dx when the input's gradient is wanted.
+    template <class T>
+    static void backward(context<T>& ctx, kernel::panel_view<const T> w, kernel::panel_view<T> g,
+                         const record<T>& r, const T* slot_gradient, matrix_view<T> dx) {
+        const index_t n = r.x.rows;
+        const arena_scope scope(*ctx.scratch);
+        // Gate gradients go home to (token, choice); choices without a slot have none.
+        T* dgate = ctx.scratch->template take<T>(n * slots);
+        std::fill_n(dgate, n * slots, T(0));
+        for (index_t s = 0; s < r.plan.slots; ++s) dgate[r.plan.choice[s]] = slot_gradient[s];
+
+        const matrix_view<T> dlogits = ctx.temporary(n, outputs);
+        const bool probability = r.view.probability.data != nullptr;
+        const matrix_view<T> dprob = probability ? ctx.temporary(n, outputs) : matrix_view<T>{};
+        for (index_t t = 0; t < n; ++t) {
+            std::fill_n(dlogits.row(t), outputs, T(0));
+            if (probability) std::fill_n(dprob.row(t), outputs, T(0));
+        }
+        if (r.auxiliary) {
+            for_each_index<balances::size>([&](auto i) {
+                balances::template at<i>::template gradient<T>(r.view, ctx.aux_scale, dprob, dlogits);
+            });
+        }
+        parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                gate_type::template backward<T>(r.view, t, r.view.gate + t * slots, dgate + t * slots,
+                                                dlogits.row(t), probability ? dprob.row(t) : nullptr);
+            }
+        });
+        if (probability) {
+            kernel::softmax_backward_rows<T>(ctx.exec, r.view.probability, dprob, dlogits, true);
+        }
+        scorer::template backward<T>(ctx.exec, w, g, r.x, dlogits, dx, ctx.accumulate, ctx.input_gradient);
+    }
+};
+
+}  // namespace mox::inline MOX_ABI

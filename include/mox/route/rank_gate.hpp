@@ -1,0 +1,300 @@
+#pragma once
+
+// Gates in rank space: which ranks of an adapter a token uses, and with what weight. Each is a function from
+// the token x and its rank activations z = x A' to weights g (tokens x ranks, 0: not used), and the way back
+// of its gradient. The adapter itself (layer/lora.hpp) does the rest.
+//
+// A gate has
+//   slots<ranks>                 ranks per token that it uses
+//   parameters<in, ranks>        its own tensors
+//   trains_down                  whether the adapter's A is trained
+//   scales_by_alpha              whether the update is scaled by alpha instead of alpha / rank
+//   forward(ctx, w, x, z, chosen, g)             chosen: tokens x slots, -1 behind the last
+//   backward(ctx, w, g, x, z, gates, dgates, dz, dx)   adds to dz, and to dx unless it is empty
+
+#include <array>
+#include <cmath>
+#include <string_view>
+
+#include <mox/core/buffer.hpp>
+#include <mox/core/coefficient.hpp>
+#include <mox/core/error.hpp>
+#include <mox/core/parameter.hpp>
+#include <mox/kernel/activation.hpp>
+#include <mox/kernel/dense.hpp>
+#include <mox/kernel/topk.hpp>
+#include <mox/route/policy.hpp>
+
+namespace mox::inline MOX_ABI {
+
+namespace route {
+struct rank_gate_policy {};
+}  // namespace route
+
+namespace rank_gate {
+
+/// All ranks count in full: plain LoRA (arXiv 2106.09685).
+struct all {
+    using policy = route::rank_gate_policy;
+    static constexpr std::string_view name = "lora";
+    static constexpr bool routed = false;
+    static constexpr bool trains_down = true;
+    static constexpr bool scales_by_alpha = false;
+    template <index_t Ranks>
+    static constexpr index_t slots = Ranks;
+    template <index_t In, index_t Ranks>
+    static constexpr std::array<parameter, 0> parameters{};
+    static constexpr double flops(index_t /*in*/, index_t /*ranks*/) { return 0; }
+};
+
+namespace detail {
+
+/// bias_i += rate * sign(mean count - count_i): ranks that many tokens chose become less likely.
+template <class T>
+void update_selection_bias(T* bias, const row_t* counts, index_t size, double rate) {
+    double mean = 0;
+    for (index_t i = 0; i < size; ++i) mean += static_cast<double>(counts[i]);
+    mean /= static_cast<double>(size);
+    for (index_t i = 0; i < size; ++i) {
+        const double c = static_cast<double>(counts[i]);
+        bias[i] += static_cast<T>(c < mean ? rate : c > mean ? -rate : 0.0);
+    }
+}
+
+}  // namespace detail
+
+/// Each rank is an expert (SMoRA, arXiv 2501.15103): v = sigmoid(x R) + bias, the K largest, g = v / sum v of
+/// the chosen. `Share` neighbouring ranks have one score. The bias is no parameter: it moves by `Rate` after
+/// each step against the ranks that were chosen too often (mox::update_selection_bias).
+template <index_t K, index_t Share = 1, coefficient Rate = coefficient{1e-5}>
+struct sigmoid_top_k {
+    static_assert(K > 0 && Share > 0, "mox::rank_gate::sigmoid_top_k: k and the share must be positive");
+    using policy = route::rank_gate_policy;
+    static constexpr std::string_view name = "smora";
+    static constexpr bool routed = true;
+    static constexpr bool trains_down = true;
+    static constexpr bool scales_by_alpha = true;
+    static constexpr index_t bias_tensor = 1;
+    static constexpr double bias_rate = Rate.value;
+
+    template <index_t Ranks>
+    static constexpr index_t slots = K;
+
+    template <index_t In, index_t Ranks>
+    static constexpr auto parameters = [] {
+        static_assert(Ranks % Share == 0,
+                      "mox::rank_gate::sigmoid_top_k: the ranks that share a score must divide the rank");
+        return std::array{parameter{.name = "router",
+                                    .form = storage::panels,
+                                    .rows = In,
+                                    .cols = Ranks / Share,
+                                    .init = fill::fan_in,
+                                    .decays = false},
+                          parameter{.name = "select_bias",
+                                    .cols = Ranks,
+                                    .init = fill::zeros,
+                                    .decays = false,
+                                    .trained = false}};
+    }();
+    static constexpr double flops(index_t in, index_t ranks) {
+        return 2.0 * static_cast<double>(in) * static_cast<double>(ranks) / Share;
+    }
+
+    template <class T, class Context>
+    static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T> x,
+                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
+        const index_t ranks = z.cols;
+        const matrix_view<T> score = ctx.activation(x.rows, ranks / Share);
+        kernel::dense<T>(ctx.exec, panels<const T>(w[0], x.cols, ranks), x, score);
+        const arena_scope scope(*ctx.scratch);
+        const matrix_view<T> v = ctx.temporary(x.rows, ranks);
+        bool positive = true;
+        for (index_t t = 0; t < x.rows; ++t) {
+            for (index_t j = 0; j < score.cols; ++j) score(t, j) = T(1) / (T(1) + std::exp(-score(t, j)));
+            for (index_t j = 0; j < ranks; ++j) v(t, j) = score(t, j / Share) + w[1][j];
+            row_t* pick = chosen + t * K;
+            kernel::top_k_row<T>(v.row(t), ranks, K, pick);
+            T sum = 0;
+            for (index_t j = 0; j < K; ++j) sum += v(t, pick[j]);
+            positive = positive && !(sum <= T(0));
+            for (index_t j = 0; j < K; ++j) g(t, pick[j]) = v(t, pick[j]) / sum;
+        }
+        check::that(positive, "mox::rank_gate::sigmoid_top_k",
+                    "the selection bias has become so negative that the chosen scores sum to zero or less; "
+                    "use a smaller rate");
+        return score;
+    }
+
+    template <class T, class Context>
+    static void backward(Context& ctx, tensor_list<const T> w, tensor_list<T> grads, matrix_view<const T> x,
+                         matrix_view<const T>, matrix_view<const T> score, const row_t* chosen,
+                         matrix_view<const T> g, matrix_view<const T> dg, matrix_view<T>, matrix_view<T> dx) {
+        const index_t ranks = g.cols;
+        const arena_scope scope(*ctx.scratch);
+        const matrix_view<T> dl = ctx.temporary(x.rows, score.cols);
+        for (index_t t = 0; t < x.rows; ++t) {
+            std::fill_n(dl.row(t), dl.cols, T(0));
+            const row_t* pick = chosen + t * K;
+            T mean = 0, sum = 0;
+            for (index_t j = 0; j < K; ++j) {
+                mean += g(t, pick[j]) * dg(t, pick[j]);
+                sum += score(t, pick[j] / Share) + w[1][pick[j]];
+            }
+            for (index_t j = 0; j < K; ++j) {
+                const T s = score(t, pick[j] / Share);
+                dl(t, pick[j] / Share) += (dg(t, pick[j]) - mean) / sum * s * (T(1) - s);
+            }
+        }
+        if (grads[0]) {
+            kernel::dense_weight_gradient<T>(ctx.exec, x, dl, panels<T>(grads[0], x.cols, ranks),
+                                             ctx.accumulate);
+        }
+        if (dx.data)
+            kernel::dense_transposed<T>(ctx.exec, panels<const T>(w[0], x.cols, ranks), dl, dx, true);
+    }
+
+private:
+    template <class T>
+    static kernel::panel_view<T> panels(T* p, index_t in, index_t ranks) {
+        return {p, in, kernel::panel_layout<std::remove_const_t<T>>::padded(ranks / Share)};
+    }
+};
+
+/// By which key the ranks of a frozen projection are chosen.
+enum class key { magnitude, value };
+
+/// The K ranks that answer most to the token (FlyLoRA, arXiv 2510.08396): S = top K of |z + bias|, or of
+/// z + bias, g = 1 on S. A is a sparse random projection and is never trained; there is no router. The bias
+/// takes part in the choice only.
+template <index_t K, key Key = key::magnitude, coefficient Rate = coefficient{1e-3}>
+struct strongest {
+    static_assert(K > 0, "mox::rank_gate::strongest: k must be positive");
+    using policy = route::rank_gate_policy;
+    static constexpr std::string_view name = "flylora";
+    static constexpr bool routed = true;
+    static constexpr bool trains_down = false;
+    static constexpr bool scales_by_alpha = false;
+    static constexpr index_t bias_tensor = 0;
+    static constexpr double bias_rate = Rate.value;
+
+    template <index_t Ranks>
+    static constexpr index_t slots = K;
+
+    template <index_t In, index_t Ranks>
+    static constexpr auto parameters = [] {
+        return std::array{parameter{
+            .name = "select_bias", .cols = Ranks, .init = fill::zeros, .decays = false, .trained = false}};
+    }();
+    static constexpr double flops(index_t /*in*/, index_t /*ranks*/) { return 0; }
+
+    template <class T, class Context>
+    static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T>,
+                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
+        const arena_scope scope(*ctx.scratch);
+        const matrix_view<T> strength = ctx.temporary(z.rows, z.cols);
+        for (index_t t = 0; t < z.rows; ++t) {
+            for (index_t j = 0; j < z.cols; ++j) {
+                const T v = z(t, j) + w[0][j];
+                strength(t, j) = Key == key::magnitude ? std::abs(v) : v;
+            }
+            row_t* pick = chosen + t * K;
+            kernel::top_k_row<T>(strength.row(t), z.cols, K, pick);
+            for (index_t j = 0; j < K; ++j) g(t, pick[j]) = T(1);
+        }
+        return {};
+    }
+
+    /// The choice is constant: nothing comes back.
+    template <class T, class Context>
+    static void backward(Context&, tensor_list<const T>, tensor_list<T>, matrix_view<const T>,
+                         matrix_view<const T>, matrix_view<const T>, const row_t*, matrix_view<const T>,
+                         matrix_view<const T>, matrix_view<T>, matrix_view<T>) {}
+};
+
+/// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
+/// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training
+/// weights of ranks with h below `Threshold` become 0. The gradient of h reaches all ranks through the norm.
+template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2}>
+struct self_activated {
+    static_assert(K > 0, "mox::rank_gate::self_activated: k must be positive");
+    static_assert(Temperature.value > 0, "mox::rank_gate::self_activated: the temperature must be positive");
+    using policy = route::rank_gate_policy;
+    static constexpr std::string_view name = "moram";
+    static constexpr bool routed = true;
+    static constexpr bool trains_down = true;
+    static constexpr bool scales_by_alpha = false;
+
+    /// At least two ranks carry weight.
+    template <index_t Ranks>
+    static constexpr index_t slots = K < 2 ? (Ranks < 2 ? Ranks : 2) : (K < Ranks ? K : Ranks);
+    template <index_t In, index_t Ranks>
+    static constexpr std::array<parameter, 0> parameters{};
+    static constexpr double flops(index_t /*in*/, index_t ranks) { return 4.0 * static_cast<double>(ranks); }
+
+    template <class T, class Context>
+    static matrix_view<T> forward(Context& ctx, tensor_list<const T>, matrix_view<const T>,
+                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
+        const matrix_view<T> h = ctx.activation(z.rows, z.cols);
+        const index_t k = chosen_of(z.cols);
+        const bool prune = ctx.training() == false && Threshold.value > 0;
+        for (index_t t = 0; t < z.rows; ++t) {
+            const T length = std::max(norm(z, t), smallest<T>);
+            for (index_t j = 0; j < z.cols; ++j) h(t, j) = z(t, j) / length;
+            row_t* pick = chosen + t * k;
+            kernel::top_k_row<T>(h.row(t), z.cols, k, pick);
+            const T largest = h(t, pick[0]);
+            T sum = 0;
+            for (index_t j = 0; j < k; ++j) {
+                const T e = std::exp((h(t, pick[j]) - largest) / temperature<T>);
+                g(t, pick[j]) = e;
+                sum += e;
+            }
+            for (index_t j = 0; j < k; ++j) {
+                const bool cut = prune && !(h(t, pick[j]) >= static_cast<T>(Threshold.value));
+                g(t, pick[j]) = cut ? T(0) : g(t, pick[j]) / sum;
+            }
+        }
+        return h;
+    }
+
+    template <class T, class Context>
+    static void backward(Context&, tensor_list<const T>, tensor_list<T>, matrix_view<const T>,
+                         matrix_view<const T> z, matrix_view<const T> h, const row_t* chosen,
+                         matrix_view<const T> g, matrix_view<const T> dg, matrix_view<T> dz, matrix_view<T>) {
+        const index_t k = chosen_of(z.cols);
+        for (index_t t = 0; t < z.rows; ++t) {
+            const row_t* pick = chosen + t * k;
+            T mean = 0, along = 0;
+            for (index_t j = 0; j < k; ++j) mean += g(t, pick[j]) * dg(t, pick[j]);
+            const auto dh = [&](index_t i) { return g(t, i) * (dg(t, i) - mean) / temperature<T>; };
+            for (index_t j = 0; j < k; ++j) along += h(t, pick[j]) * dh(pick[j]);
+            const T length = norm(z, t);
+            if (!(length > smallest<T>)) {
+                // The norm is clamped: h is a plain multiple of z there.
+                for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(pick[j]) / smallest<T>;
+                continue;
+            }
+            for (index_t i = 0; i < z.cols; ++i) dz(t, i) -= h(t, i) * along / length;
+            for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(pick[j]) / length;
+        }
+    }
+
+private:
+    template <class T>
+    static constexpr T temperature = static_cast<T>(Temperature.value);
+    template <class T>
+    static constexpr T smallest = static_cast<T>(1e-12);
+
+    static constexpr index_t chosen_of(index_t ranks) {
+        return K < 2 ? (ranks < 2 ? ranks : 2) : (K < ranks ? K : ranks);
+    }
+    template <class T>
+    static T norm(matrix_view<const T> z, index_t t) {
+        T sum = 0;
+        for (index_t j = 0; j < z.cols; ++j) sum += z(t, j) * z(t, j);
+        return std::sqrt(sum);
+    }
+};
+
+}  // namespace rank_gate
+}  // namespace mox::inline MOX_ABI

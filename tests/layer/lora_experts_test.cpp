@@ -1,0 +1,190 @@
+#include <mox/layer/lora_experts.hpp>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+
+using namespace mox;
+using Catch::Matchers::Contains;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::random_params;
+using mox_test::run_backward;
+using mox_test::run_forward;
+
+namespace {
+
+using base = linear<7, 9>;
+constexpr adapter_spec rank2{.rank = 2, .alpha = 5}, dropping{.rank = 2, .alpha = 5, .dropout = 0.2};
+template <index_t E, class... Policies>
+using bank = lora_experts<base, E, rank2, Policies...>;
+using mola = bank<5, route::top_k<2>, balance::load<>>;
+using soft = bank<4, route::all, gate::softmax, balance::localised<>>;
+using broadcast =
+    bank<6, route::entropy_broadcast<>, gate::softmax, balance::soft_load<>, balance::mean_entropy<>>;
+
+template <class Net>
+void gradients(const batch& rows, std::vector<std::string> zero = {}) {
+    gradcheck_options o;
+    o.may_be_zero = std::move(zero);
+    const auto r = gradcheck<Net>(o, rows);
+    INFO(r.message);
+    CHECK(r.passed);
+    CHECK(r.worst() < 1e-8);
+}
+
+}  // namespace
+
+TEST_CASE("lora_experts: gradients of every routing", "[layer][lora]") {
+    auto rows = batch::ragged({3, 0, 5, 2});
+    rows.with_labels({1, 0, 0, 2});
+    gradients<mola>(rows);
+    gradients<soft>(rows);
+    gradients<bank<4, route::top_k<1>, gate::softmax, balance::counts<>>>(rows);
+    gradients<bank<4, route::top_k<3>, balance::specialisation<2>>>(rows);
+    gradients<broadcast>(rows);
+    gradients<bank<3, route::by_label, gate::one>>(rows, {"router"});
+    gradients<lora_experts<base, 4, dropping, route::top_k<2>>>(rows);
+    gradients<lora_experts<base, 4, dropping, route::all, gate::softmax>>(rows);
+    gradients<bank<4, route::top_k<2>, null_experts<2>>>(rows);
+    // Experts around a whole feed-forward network.
+    gradients<lora_experts<swiglu<7, 5>, 4, rank2, route::top_k<2>>>(rows);
+}
+
+TEST_CASE("lora_experts: the sum of experts computed one by one", "[layer][lora]") {
+    // A plan with few slots runs in groups, one with most of them as plain products: both must be this sum.
+    const auto check = [](auto type, index_t experts) {
+        using net = typename decltype(type)::type;
+        const auto w = random_params<net, double>(4);
+        const auto x = normal_numbers<double>(7 * 20, 1);
+        const auto rows = batch::equal(1, 20);
+        tape<net, double> t;
+        const auto y = run_forward(w, x, rows, t);
+        params<base, double> only;
+        only.write("weight", w.read("0.0.weight"));
+        tape<base, double> u;
+        auto expected = run_forward(only, x, rows, u);
+        const auto a = w.read("a"), b = w.read("b");
+        const routing_record& r = t.routing()[0];
+        for (index_t i = 0; i < 20 * r.slots; ++i) {
+            const index_t token = i / r.slots, e = r.chosen[i];
+            if (e < 0 || e >= experts) continue;
+            for (index_t j = 0; j < 2; ++j) {
+                double z = 0;
+                for (index_t k = 0; k < 7; ++k)
+                    z += x[static_cast<std::size_t>(token * 7 + k)] *
+                         a[static_cast<std::size_t>((e * 2 + j) * 7 + k)];
+                for (index_t k = 0; k < 9; ++k) {
+                    expected[static_cast<std::size_t>(token * 9 + k)] +=
+                        2.5 * static_cast<const double*>(r.gates)[i] * z *
+                        b[static_cast<std::size_t>((e * 2 + j) * 9 + k)];
+                }
+            }
+        }
+        CHECK(distance(y, expected) < 1e-13);
+    };
+    check(std::type_identity<mola>{}, 5);
+    check(std::type_identity<soft>{}, 4);
+    check(std::type_identity<broadcast>{}, 6);
+    check(std::type_identity<bank<5, route::top_k<4>>>{}, 5);
+    check(std::type_identity<bank<4, route::top_k<3>, null_experts<2>>>{}, 4);
+}
+
+TEST_CASE("lora_experts: all chosen is soft mixing, one expert is lora", "[layer][lora]") {
+    const auto rows = batch::equal(1, 9);
+    const auto x = normal_numbers<double>(63, 1);
+    const auto w = random_params<bank<4, route::top_k<4>>, double>(4);
+    params<bank<4, route::all, gate::softmax>, double> v;
+    copy_matching(w, v);
+    tape<bank<4, route::top_k<4>>, double> t;
+    tape<bank<4, route::all, gate::softmax>, double> u;
+    CHECK(distance(run_forward(w, x, rows, t), run_forward(v, x, rows, u)) < 1e-14);
+
+    using single = bank<1, route::top_k<1>>;
+    const auto one = random_params<single, double>(6);
+    params<lora<base, rank2>, double> same;
+    same.write("a", one.read("a"));
+    same.write("b", one.read("b"));
+    same.write("0.0.weight", one.read("0.0.weight"));
+    tape<single, double> s;
+    tape<lora<base, rank2>, double> l;
+    CHECK(distance(run_forward(one, x, rows, s), run_forward(same, x, rows, l)) < 1e-14);
+}
+
+TEST_CASE("lora_experts: identical experts make the routing irrelevant", "[layer][lora]") {
+    auto w = random_params<mola, double>(4);
+    auto a = w.read("a"), b = w.read("b");
+    for (std::size_t i = 14; i < a.size(); ++i) a[i] = a[i % 14];
+    for (std::size_t i = 18; i < b.size(); ++i) b[i] = b[i % 18];
+    w.write("a", a);
+    w.write("b", b);
+    auto v = w;
+    v.write("router", normal_numbers<double>(35, 99));
+    const auto x = normal_numbers<double>(63, 1);
+    tape<mola, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 9), t);
+    CHECK(distance(run_forward(v, x, batch::equal(1, 9), t), y) < 1e-13);
+}
+
+TEST_CASE("lora_experts: an expert without tokens has exactly zero gradients", "[layer][lora]") {
+    auto w = random_params<mola, double>(4);
+    std::vector<double> router(35, 0.0);
+    w.write("router", router);  // ties: everybody takes experts 0 and 1
+    const auto x = normal_numbers<double>(63, 1), dy = normal_numbers<double>(81, 2);
+    tape<mola, double> t;
+    params<mola, double> g;
+    run_forward(w, x, batch::equal(1, 9), t);
+    run_backward(w, dy, t, g);
+    const auto a = g.read("a"), b = g.read("b");
+    for (std::size_t i = 28; i < a.size(); ++i) CHECK(a[i] == 0.0);
+    for (std::size_t i = 36; i < b.size(); ++i) CHECK(b[i] == 0.0);
+    CHECK(a[0] != 0.0);
+}
+
+TEST_CASE("lora_experts: many adapters in one batch are each adapter alone", "[layer][lora]") {
+    using net = bank<3, route::by_label, gate::one>;
+    const auto w = random_params<net, double>(4);
+    auto rows = batch::ragged({4, 1, 0, 6});
+    rows.with_labels({2, 0, 1, 1});
+    const auto x = normal_numbers<double>(77, 1);
+    tape<net, double> t;
+    const auto y = run_forward(w, x, rows, t);
+    const std::vector<std::pair<index_t, index_t>> parts{{0, 4}, {4, 5}, {5, 11}};
+    const std::vector<std::size_t> adapters{2, 0, 1};
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+        const auto [begin, end] = parts[p];
+        params<lora<base, rank2>, double> one;
+        const auto a = w.read("a"), b = w.read("b");
+        const std::size_t e = adapters[p];
+        one.write("a", std::vector<double>(a.begin() + static_cast<std::ptrdiff_t>(14 * e),
+                                           a.begin() + static_cast<std::ptrdiff_t>(14 * e + 14)));
+        one.write("b", std::vector<double>(b.begin() + static_cast<std::ptrdiff_t>(18 * e),
+                                           b.begin() + static_cast<std::ptrdiff_t>(18 * e + 18)));
+        one.write("0.0.weight", w.read("0.0.weight"));
+        tape<lora<base, rank2>, double> u;
+        const std::vector<double> part(x.begin() + 7 * begin, x.begin() + 7 * end);
+        const auto z = run_forward(one, part, batch::equal(1, end - begin), u);
+        CHECK(distance(std::vector<double>(y.begin() + 9 * begin, y.begin() + 9 * end), z) < 1e-14);
+    }
+    CHECK_THROWS_WITH(run_forward(w, x, batch::ragged({4, 1, 0, 6}), t),
+                      Contains("the batch must have labels"));
+    rows.with_labels({2, 0, 3, 1});
+    CHECK_THROWS_WITH(run_forward(w, x, rows, t), Contains("must hold values from 0 to 2, got 3"));
+    CHECK_THROWS_WITH(rows.with_labels({1, 2}), Contains("must have 4 values, one per sequence, got 2"));
+}
+
+TEST_CASE("lora_experts: float, threads, and no token", "[layer][lora]") {
+    // Sums of at most 9 products of size about 1 through three maps and a softmax.
+    CHECK(mox_test::float_distance<mola>(batch::ragged({4, 1, 9}), 5) < 5e-5);
+    CHECK(mox_test::float_distance<soft>(batch::ragged({4, 1, 9}), 5) < 5e-5);
+    using net = stack<lora_experts<linear<70, 130>, 5, rank2, route::top_k<2>, balance::load<>>,
+                      lora_experts<linear<130, 33>, 4, dropping, route::all, gate::softmax>>;
+    CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
+    CHECK(mox_test::nothing_from_no_token<broadcast>());
+    CHECK(mox_test::nothing_from_no_token<mola>());
+}

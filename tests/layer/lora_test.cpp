@@ -1,0 +1,250 @@
+#include <mox/layer/lora.hpp>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+
+using namespace mox;
+using Catch::Matchers::Contains;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::random_params;
+using mox_test::run_backward;
+using mox_test::run_forward;
+using mox_test::run_infer;
+
+namespace {
+
+using base = linear<7, 9>;
+constexpr adapter_spec rank6{.rank = 6, .alpha = 9}, kept3{.rank = 4, .alpha = 3, .kept_ranks = 3},
+    dropping{.rank = 5, .alpha = 8, .dropout = 0.25};
+using plain = lora<base, rank6>;
+using smora = lora<base, rank6, rank_gate::sigmoid_top_k<2>>;
+using shared_scores = lora<base, rank6, rank_gate::sigmoid_top_k<4, 2>>;
+using fly = lora<base, rank6, rank_gate::strongest<2>>;
+using moram = lora<base, kept3, rank_gate::self_activated<3, coefficient{0.3}>>;
+
+template <class Net>
+void gradients(const batch& rows, std::vector<std::string> zero = {}) {
+    gradcheck_options o;
+    o.may_be_zero = std::move(zero);
+    const auto r = gradcheck<Net>(o, rows);
+    INFO(r.message);
+    CHECK(r.passed);
+    CHECK(r.worst() < 1e-8);
+}
+
+}  // namespace
+
+TEST_CASE("lora: gradients of every gate", "[layer][lora]") {
+    const auto ragged = batch::ragged({3, 0, 5, 1});
+    gradients<plain>(ragged);
+    gradients<lora<linear<7, 9, bias::with>, kept3>>(ragged);
+    gradients<lora<base, dropping>>(ragged);
+    gradients<smora>(ragged);
+    gradients<shared_scores>(ragged);
+    gradients<fly>(ragged);
+    gradients<moram>(ragged);
+    gradients<lora<base, dropping, rank_gate::sigmoid_top_k<2>>>(ragged);
+    // Inside a network, twice around the same layer, and around a layer that is not a product.
+    gradients<stack<plain, residual<rms_norm<9>, lora<lora<swiglu<9, 5>, rank6>, rank6>>>>(ragged);
+}
+
+TEST_CASE("lora: one rank chosen has weight one, and the router learns nothing", "[layer][lora]") {
+    gradients<lora<base, rank6, rank_gate::sigmoid_top_k<1>>>(batch::equal(1, 9), {"router"});
+}
+
+TEMPLATE_TEST_CASE("lora: starts as its base, bit for bit, with gradients for B only", "[layer][lora]", plain,
+                   smora, fly, moram, (lora<base, dropping>)) {
+    using net = TestType;
+    const params<net> w(init::standard, 3);
+    params<base> only;
+    copy_matching(w, only);
+    const auto x = normal_numbers<float>(77, 1), dy = normal_numbers<float>(99, 2);
+    const auto rows = batch::equal(1, 11);
+    tape<net> t;
+    tape<base> u;
+    CHECK(run_forward(w, x, rows, t) == run_forward(only, x, rows, u));
+    params<net> g;
+    run_backward(w, dy, t, g);
+    for (const auto& info : params<net>::tensors()) {
+        if (!info.spec.trained) continue;
+        double sum = 0;
+        for (const float v : g.read(info)) sum += std::abs(static_cast<double>(v));
+        INFO(info.path);
+        CHECK((sum > 0) == (info.path == "b"));
+    }
+}
+
+TEST_CASE("lora: the usual start of A", "[layer][lora]") {
+    constexpr adapter_spec wide{.rank = 64};
+    const params<lora<linear<100, 3>, wide>, double> w(init::standard, 3);
+    double largest = 0, square = 0;
+    const auto a = w.read("a");
+    for (const double v : a) {
+        largest = std::max(largest, std::abs(v));
+        square += v * v;
+    }
+    CHECK(largest <= 0.1);
+    CHECK(largest > 0.099);
+    CHECK(std::sqrt(3 * square / static_cast<double>(a.size())) == Approx(0.1).epsilon(0.02));
+    for (const double v : w.read("b")) REQUIRE(v == 0.0);
+}
+
+TEST_CASE("lora: the update is linear in alpha", "[layer][lora]") {
+    constexpr adapter_spec twice{.rank = 6, .alpha = 18}, none{.rank = 6},
+        root{.rank = 6, .alpha = 9, .rank_stabilised = true};
+    CHECK(none.scale() == 1);
+    CHECK(rank6.scale() == 1.5);
+    CHECK(root.scale() == Approx(9 / std::sqrt(6.0)).epsilon(1e-14));
+    const auto w = random_params<plain, double>(4);
+    params<lora<base, twice>, double> v;
+    copy_matching(w, v);
+    params<base, double> only;
+    copy_matching(w, only);
+    const auto x = normal_numbers<double>(35, 1);
+    const auto rows = batch::equal(1, 5);
+    tape<plain, double> t;
+    tape<lora<base, twice>, double> u;
+    tape<base, double> s;
+    const auto y0 = run_forward(only, x, rows, s), y1 = run_forward(w, x, rows, t),
+               y2 = run_forward(v, x, rows, u);
+    for (std::size_t i = 0; i < y0.size(); ++i) CHECK(y2[i] - y0[i] == Approx(2 * (y1[i] - y0[i])));
+}
+
+TEST_CASE("lora: permuting ranks changes nothing", "[layer][lora]") {
+    const auto w = random_params<smora, double>(4);
+    auto v = w;
+    const std::vector<std::size_t> order{3, 5, 0, 1, 4, 2};
+    const auto permute = [&](const std::string& path, std::size_t rows, std::size_t stride,
+                             std::size_t step) {
+        const auto from = w.read(path);
+        auto to = from;
+        for (std::size_t i = 0; i < order.size(); ++i) {
+            for (std::size_t j = 0; j < rows; ++j)
+                to[i * stride + j * step] = from[order[i] * stride + j * step];
+        }
+        v.write(path, to);
+    };
+    permute("a", 7, 7, 1);
+    permute("b", 9, 9, 1);
+    permute("router", 7, 1, 6);
+    permute("select_bias", 1, 1, 1);
+    const auto x = normal_numbers<double>(70, 1);
+    tape<smora, double> t;
+    const auto rows = batch::equal(1, 10);
+    const auto y = run_forward(w, x, rows, t);
+    CHECK(distance(run_forward(v, x, rows, t), y) < 1e-13);
+}
+
+TEST_CASE("lora: ranks that nobody chose have exactly zero gradients", "[layer][lora]") {
+    auto w = random_params<smora, double>(4);
+    w.write("select_bias", std::vector<double>{-1, 0, 0, -1, 0, 0});
+    const auto x = normal_numbers<double>(70, 1), dy = normal_numbers<double>(90, 2);
+    tape<smora, double> t;
+    params<smora, double> g;
+    run_forward(w, x, batch::equal(1, 10), t);
+    const auto counts = t.stats<smora>().tokens_per_expert;
+    CHECK(counts[0] == 0);
+    CHECK(counts[3] == 0);
+    CHECK(counts[0] + counts[1] + counts[2] + counts[3] + counts[4] + counts[5] == 20);
+    run_backward(w, dy, t, g);
+    const auto a = g.read("a"), b = g.read("b");
+    for (const std::size_t rank : {std::size_t{0}, std::size_t{3}}) {
+        for (std::size_t j = 0; j < 7; ++j) CHECK(a[rank * 7 + j] == 0.0);
+        for (std::size_t j = 0; j < 9; ++j) CHECK(b[rank * 9 + j] == 0.0);
+    }
+}
+
+TEST_CASE("lora: no token and one token", "[layer][lora]") {
+    const auto w = random_params<moram, float>(4);
+    tape<moram> t;
+    CHECK(mox_test::nothing_from_no_token<moram>());
+    CHECK(mox_test::nothing_from_no_token<smora>());
+    const auto x = normal_numbers<float>(14, 1);
+    const auto both = run_forward(w, x, batch::equal(1, 2), t);
+    const std::vector<float> last(x.begin() + 7, x.end());
+    const auto one = run_forward(w, last, batch::equal(1, 1), t);
+    CHECK(std::vector<float>(both.begin() + 9, both.end()) == one);
+}
+
+TEST_CASE("lora: NaN passes through its own token only", "[layer][lora]") {
+    const auto check = [](auto net) {
+        using layer = typename decltype(net)::type;
+        const auto w = random_params<layer, float>(4);
+        auto x = normal_numbers<float>(21, 1);
+        tape<layer> t;
+        const auto y = run_forward(w, x, batch::equal(1, 3), t);
+        x[7] = std::nanf("");
+        const auto z = run_forward(w, x, batch::equal(1, 3), t);
+        for (std::size_t i = 0; i < 27; ++i) CHECK((i / 9 == 1 ? std::isnan(z[i]) : z[i] == y[i]));
+    };
+    check(std::type_identity<plain>{});
+    check(std::type_identity<smora>{});
+    check(std::type_identity<fly>{});
+    check(std::type_identity<moram>{});
+}
+
+TEST_CASE("lora: float agrees with double", "[layer][lora]") {
+    // Sums of at most 9 products of size about 1 through three maps.
+    constexpr double bound = 5e-5;
+    const auto rows = batch::ragged({4, 1, 9});
+    CHECK(mox_test::float_distance<stack<plain, linear<9, 4>>>(rows, 5) < bound);
+}
+
+TEST_CASE("lora: the same bits for any number of threads", "[layer][lora]") {
+    using net =
+        stack<lora<linear<70, 130>, rank6, rank_gate::sigmoid_top_k<2>>, lora<linear<130, 70>, dropping>,
+              lora<linear<70, 33>, kept3, rank_gate::self_activated<3>>>;
+    CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
+}
+
+TEST_CASE("lora: dropout falls on the adapter's input, in training only", "[layer][lora]") {
+    using net = lora<base, dropping>;
+    auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(7 * 40, 1);
+    const auto rows = batch::equal(1, 40);
+    tape<net, double> t;
+    t.set_step(5);
+    const auto first = run_forward(w, x, rows, t), second = run_forward(w, x, rows, t);
+    CHECK(first != second);
+    t.set_step(5);
+    CHECK(run_forward(w, x, rows, t) == first);
+    t.set_seed(9);
+    t.set_step(5);
+    CHECK(run_forward(w, x, rows, t) != first);
+    // In evaluation nothing is dropped.
+    constexpr adapter_spec without{.rank = 5, .alpha = 8};
+    params<lora<base, without>, double> v;
+    copy_matching(w, v);
+    tape<lora<base, without>, double> u;
+    CHECK(run_infer(w, x, rows, t) == run_infer(v, x, rows, u));
+    // The base sees all of x.
+    w.write("b", std::vector<double>(45, 0.0));
+    v.write("b", std::vector<double>(45, 0.0));
+    CHECK(run_forward(w, x, rows, t) == run_forward(v, x, rows, u));
+}
+
+TEST_CASE("dropout: keeps the mean, and drops the share it says", "[layer][dropout]") {
+    const std::vector<double> ones(10000, 1.0);
+    std::vector<double> to(10000);
+    const dropout_draw draw{7, 3, 0.3};
+    draw.apply<double>({}, matrix_view<const double>(ones.data(), 100, 100),
+                       matrix_view<double>(to.data(), 100, 100), false);
+    double sum = 0, zeros = 0;
+    for (const double v : to) {
+        sum += v;
+        zeros += v == 0.0;
+        CHECK((v == 0.0 || v == Approx(1 / 0.7)));
+    }
+    CHECK(zeros / 10000 == Approx(0.3).margin(0.02));
+    CHECK(sum / 10000 == Approx(1.0).margin(0.03));
+    // Half of the mask is not the other half.
+    CHECK(std::vector<double>(to.begin(), to.begin() + 5000) !=
+          std::vector<double>(to.begin() + 5000, to.end()));
+}

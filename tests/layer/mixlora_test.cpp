@@ -1,0 +1,95 @@
+#include <mox/layer/mixlora.hpp>
+
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+
+using namespace mox;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::random_params;
+using mox_test::run_backward;
+using mox_test::run_forward;
+
+namespace {
+
+constexpr mixlora_spec every{.adapter = {.rank = 2, .alpha = 4}},
+    gate_and_down{.adapter = {.rank = 3, .alpha = 4}, .up = false},
+    down_only{.adapter = {.rank = 3, .alpha = 4}, .gate = false, .up = false};
+using base = swiglu<9, 7>;
+using net = mixlora<9, 7, activation::silu, 4, every, route::top_k<2>, balance::load<>>;
+
+template <class Net>
+void gradients(const batch& rows) {
+    const auto r = gradcheck<Net>({}, rows);
+    INFO(r.message);
+    CHECK(r.passed);
+    CHECK(r.worst() < 1e-8);
+}
+
+}  // namespace
+
+TEST_CASE("mixlora: gradients, with updates on all maps and on some", "[layer][lora]") {
+    const auto rows = batch::ragged({3, 0, 5, 3});
+    gradients<net>(rows);
+    gradients<mixlora<9, 7, activation::gelu, 3, gate_and_down, route::top_k<2>, gate::softmax>>(rows);
+    gradients<mixlora<9, 7, activation::gelu, 3, down_only, route::all, gate::softmax>>(rows);
+    gradients<mixlora<9, 7, activation::silu, 3, every, route::top_k<2>, null_experts<1>>>(rows);
+}
+
+TEST_CASE("mixlora: starts as the network it took over, whatever the router", "[layer][lora]") {
+    const params<base, double> trained(init::standard, 3);
+    params<net, double> w(init::standard, 4);
+    const auto report = copy_matching(trained, w);
+    CHECK(report.copied == 2);
+    CHECK(report.unused.empty());
+    const auto x = normal_numbers<double>(81, 1);
+    tape<base, double> t;
+    tape<net, double> u;
+    const auto rows = batch::equal(1, 9);
+    CHECK(distance(run_forward(w, x, rows, u), run_forward(trained, x, rows, t)) < 1e-14);
+}
+
+TEST_CASE("mixlora: one expert is the network with an adapter on each map", "[layer][lora]") {
+    using one = mixlora<9, 7, activation::silu, 1, every, route::top_k<1>>;
+    const auto w = random_params<one, double>(5);
+    // The first map of the other layer has one adapter for both halves: ranks of the gate, then of up.
+    constexpr adapter_spec rank4{.rank = 4, .alpha = 8};
+    using wide = stack<adapted_ffn<9, 7, activation::silu, with_lora<rank4>>>;
+    params<wide, double> z;
+    z.write("0.gate_up.0.0.weight", w.read("gate_up.0.weight"));
+    z.write("0.down.0.0.weight", w.read("down.0.weight"));
+    auto a = w.read("gate_a");
+    const auto up_a = w.read("up_a"), gate_b = w.read("gate_b"), up_b = w.read("up_b");
+    a.insert(a.end(), up_a.begin(), up_a.end());
+    z.write("0.gate_up.a", a);
+    std::vector<double> b(4 * 14, 0.0);
+    for (std::size_t r = 0; r < 2; ++r) {
+        for (std::size_t j = 0; j < 7; ++j) {
+            b[r * 14 + j] = gate_b[r * 7 + j];
+            b[(r + 2) * 14 + 7 + j] = up_b[r * 7 + j];
+        }
+    }
+    z.write("0.gate_up.b", b);
+    auto down_a = w.read("down_a"), down_b = w.read("down_b");
+    down_a.resize(28, 0.0);
+    down_b.resize(36, 0.0);
+    z.write("0.down.a", down_a);
+    z.write("0.down.b", down_b);
+    const auto x = normal_numbers<double>(81, 1);
+    tape<one, double> t;
+    tape<wide, double> u;
+    const auto rows = batch::equal(1, 9);
+    CHECK(distance(run_forward(w, x, rows, t), run_forward(z, x, rows, u)) < 1e-13);
+}
+
+TEST_CASE("mixlora: float, threads, and no token", "[layer][lora]") {
+    // Sums of at most 9 products of size about 1 through five maps and a softmax.
+    CHECK(mox_test::float_distance<net>(batch::ragged({4, 1, 9}), 5) < 1e-4);
+    using large = mixlora<70, 90, activation::silu, 5, every, route::top_k<2>, balance::load<>>;
+    CHECK(mox_test::same_for_threads<large>(batch::ragged({300, 200}), 0.2));
+    CHECK(mox_test::nothing_from_no_token<net>());
+}

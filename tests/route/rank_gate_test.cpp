@@ -1,0 +1,148 @@
+#include <mox/route/rank_gate.hpp>
+
+#include <cmath>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+
+using namespace mox;
+using Catch::Matchers::Contains;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::random_params;
+using mox_test::run_forward;
+using mox_test::run_infer;
+
+namespace {
+
+using base = linear<7, 9>;
+constexpr adapter_spec rank6{.rank = 6, .alpha = 9};
+
+template <class Net>
+std::vector<double> gates_of(const tape<Net, double>& t) {
+    const routing_record& r = t.routing()[0];
+    const double* g = static_cast<const double*>(r.gates);
+    return {g, g + r.rows * r.slots};
+}
+
+}  // namespace
+
+TEST_CASE("sigmoid_top_k: equal scores share evenly, and the weights of a token sum to one",
+          "[route][rank_gate]") {
+    using all_ranks = lora<base, rank6, rank_gate::sigmoid_top_k<6>>;
+    auto w = random_params<all_ranks, double>(4);
+    w.write("router", std::vector<double>(42, 0.0));
+    w.write("select_bias", std::vector<double>(6, 0.0));
+    const auto x = normal_numbers<double>(21, 1);
+    tape<all_ranks, double> t;
+    run_forward(w, x, batch::equal(1, 3), t);
+    for (const double g : gates_of(t)) CHECK(g == Approx(1.0 / 6));
+
+    using some = lora<base, rank6, rank_gate::sigmoid_top_k<3>>;
+    const auto v = random_params<some, double>(4);
+    tape<some, double> u;
+    run_forward(v, x, batch::equal(1, 3), u);
+    const auto g = gates_of(u);
+    for (std::size_t token = 0; token < 3; ++token)
+        CHECK(g[3 * token] + g[3 * token + 1] + g[3 * token + 2] == Approx(1));
+}
+
+TEST_CASE("sigmoid_top_k: ties go to the lowest rank", "[route][rank_gate]") {
+    using net = lora<base, rank6, rank_gate::sigmoid_top_k<2>>;
+    auto w = random_params<net, double>(4);
+    w.write("router", std::vector<double>(42, 0.0));
+    w.write("select_bias", std::vector<double>{0, 0, 0.5, 0, 0, 0});
+    tape<net, double> t;
+    run_forward(w, normal_numbers<double>(7, 1), batch::equal(1, 1), t);
+    CHECK(t.routing()[0].chosen[0] == 2);
+    CHECK(t.routing()[0].chosen[1] == 0);
+}
+
+TEST_CASE("sigmoid_top_k: a bias that leaves nothing to divide by is reported", "[route][rank_gate]") {
+    using net = lora<base, rank6, rank_gate::sigmoid_top_k<2>>;
+    auto w = random_params<net, double>(4);
+    w.write("select_bias", std::vector<double>(6, -2.0));
+    tape<net, double> t;
+    const auto x = normal_numbers<double>(7, 1);
+    CHECK_THROWS_WITH(run_forward(w, x, batch::equal(1, 1), t),
+                      Contains("selection bias has become so negative"));
+}
+
+TEST_CASE("strongest: all ranks chosen is plain lora; the bias only chooses", "[route][rank_gate]") {
+    using every = lora<base, rank6, rank_gate::strongest<6>>;
+    const auto w = random_params<every, double>(4);
+    params<lora<base, rank6>, double> v;
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(35, 1);
+    tape<every, double> t;
+    tape<lora<base, rank6>, double> u;
+    CHECK(run_forward(w, x, batch::equal(1, 5), t) == run_forward(v, x, batch::equal(1, 5), u));
+
+    // Magnitude looks at both signs, value at one; scaling x changes no choice without a bias.
+    using by_value = lora<base, rank6, rank_gate::strongest<2, rank_gate::key::value>>;
+    params<by_value, double> z;
+    copy_matching(w, z);
+    z.write("select_bias", std::vector<double>(6, 0.0));
+    tape<by_value, double> s;
+    run_forward(z, x, batch::equal(1, 5), s);
+    const std::vector<row_t> chosen(s.routing()[0].chosen, s.routing()[0].chosen + 10);
+    std::vector<double> scaled = x;
+    for (double& value : scaled) value *= 12.5;
+    run_forward(z, scaled, batch::equal(1, 5), s);
+    CHECK(std::vector<row_t>(s.routing()[0].chosen, s.routing()[0].chosen + 10) == chosen);
+}
+
+namespace {
+template <index_t K, coefficient Threshold = coefficient{0.2}>
+using moram = lora<base, rank6, rank_gate::self_activated<K, coefficient{0.1}, Threshold>>;
+}
+
+TEST_CASE("self_activated: scaling a token scales its update and no weight", "[route][rank_gate]") {
+    const auto w = random_params<moram<3>, double>(4);
+    params<base, double> only;
+    copy_matching(w, only);
+    const auto x = normal_numbers<double>(35, 1);
+    std::vector<double> scaled = x;
+    for (double& v : scaled) v *= 4;
+    const auto rows = batch::equal(1, 5);
+    tape<moram<3>, double> t;
+    tape<base, double> u;
+    const auto y = run_forward(w, x, rows, t);
+    const auto g = gates_of(t);
+    const auto z = run_forward(w, scaled, rows, t);
+    CHECK(distance(gates_of(t), g) < 1e-12);
+    const auto y0 = run_forward(only, x, rows, u), z0 = run_forward(only, scaled, rows, u);
+    for (std::size_t i = 0; i < y.size(); ++i)
+        CHECK(z[i] - z0[i] == Approx(4 * (y[i] - y0[i])).margin(1e-12));
+    for (std::size_t token = 0; token < 5; ++token)
+        CHECK(g[3 * token] + g[3 * token + 1] + g[3 * token + 2] == Approx(1));
+}
+
+TEST_CASE("self_activated: a token of zeros, few ranks, and a threshold nobody reaches",
+          "[route][rank_gate]") {
+    const auto w = random_params<moram<1>, double>(4);
+    tape<moram<1>, double> t;
+    const std::vector<double> zeros(7, 0.0);
+    const auto y = run_forward(w, zeros, batch::equal(1, 1), t);
+    for (const double v : y) CHECK(v == 0.0);
+    // At least two ranks, the first ones, evenly.
+    CHECK(gates_of(t) == std::vector<double>{0.5, 0.5});
+    CHECK(t.routing()[0].chosen[0] == 0);
+    CHECK(t.routing()[0].chosen[1] == 1);
+
+    using unreachable = moram<3, coefficient{1.5}>;
+    params<unreachable, double> v;
+    copy_matching(w, v);
+    params<base, double> only;
+    copy_matching(w, only);
+    tape<unreachable, double> u;
+    tape<base, double> s;
+    const auto x = normal_numbers<double>(35, 1);
+    const auto rows = batch::equal(1, 5);
+    CHECK(run_infer(v, x, rows, u) == run_infer(only, x, rows, s));
+    // The threshold is for inference.
+    CHECK(run_forward(v, x, rows, u) != run_forward(only, x, rows, s));
+}

@@ -1,0 +1,100 @@
+#include <mox/route/soft_balance.hpp>
+
+#include <cmath>
+#include <vector>
+
+#include <mox/route/all.hpp>
+
+#include "../support/catch.hpp"
+
+using namespace mox;
+
+namespace {
+
+// A router's view over given probabilities, all experts chosen.
+struct view {
+    std::vector<double> p, logits, lse, gate;
+    std::vector<row_t> chosen, counts, offsets, labels;
+    route::router_view<double> r;
+
+    view(index_t experts, std::vector<double> probability, std::vector<row_t> sequence_offsets)
+        : p(std::move(probability)), offsets(std::move(sequence_offsets)) {
+        const index_t n = static_cast<index_t>(p.size()) / experts;
+        for (const double v : p) logits.push_back(std::log(v));
+        lse.assign(static_cast<std::size_t>(n), 0.0);
+        chosen.resize(p.size());
+        counts.assign(static_cast<std::size_t>(experts), static_cast<row_t>(n));
+        gate = p;
+        r.logits = {logits.data(), n, experts};
+        r.probability = {p.data(), n, experts};
+        route::all::select<double>({}, r.logits, chosen.data());
+        r.log_sum_exp = lse.data();
+        r.chosen = chosen.data();
+        r.gate = gate.data();
+        r.counts = counts.data();
+        r.sequence_offsets = offsets.data();
+        r.sequences = static_cast<index_t>(offsets.size()) - 1;
+        r.experts = r.slots = experts;
+    }
+};
+
+constexpr coefficient unit{1.0};
+
+}  // namespace
+
+TEST_CASE("entropy: one for the uniform distribution, zero for a certain one, the same for any order",
+          "[route][entropy]") {
+    const auto check = [](auto e) {
+        using E = decltype(e);
+        const double even[4] = {0.25, 0.25, 0.25, 0.25}, sure[4] = {1, 0, 0, 0},
+                     a[4] = {0.5, 0.3, 0.15, 0.05}, b[4] = {0.05, 0.5, 0.15, 0.3};
+        CHECK(E::value(even, 4) == Approx(1).margin(1e-3));
+        CHECK(E::value(sure, 4) == Approx(0).margin(1e-3));
+        CHECK(E::value(a, 4) == Approx(E::value(b, 4)).epsilon(1e-14));
+        CHECK(E::value(a, 4) < E::value(even, 4));
+    };
+    check(entropy::shannon{});
+    check(entropy::tsallis<>{});
+    check(entropy::tsallis<coefficient{2.0}>{});
+}
+
+TEST_CASE("soft losses: values that are known", "[route][balance]") {
+    // Even probabilities, two tokens, four experts.
+    const view even(4, std::vector<double>(8, 0.25), {0, 1, 2});
+    CHECK(balance::soft_load<unit>::value(even.r) == Approx(1));
+    CHECK(balance::counts<unit>::value(even.r) == Approx(4 * 2 * 0.5));
+    CHECK(balance::specialisation<4, unit, coefficient{0.0}>::value(even.r) == Approx(0.25));
+    CHECK(balance::specialisation<4, coefficient{0.0}, unit>::value(even.r) == Approx(std::log(4.0)));
+    CHECK(balance::localised<unit, coefficient{0.0}>::value(even.r) == Approx(0).margin(1e-15));
+    CHECK(balance::localised<unit, coefficient{0.1}>::value(even.r) > 0.01);
+    // The masses of the sequences may have any scale.
+    const view twice(4, std::vector<double>(16, 0.25), {0, 2, 4});
+    CHECK(balance::localised<unit>::value(twice.r) == Approx(balance::localised<unit>::value(even.r)));
+}
+
+TEST_CASE("localised: labels say which experts a sequence belongs to", "[route][balance]") {
+    view v(4, {0.4, 0.4, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4}, {0, 1, 2});
+    v.labels = {1, 0};
+    v.r.sequence_labels = v.labels.data();
+    const double matching = balance::localised<unit, coefficient{0.3}>::value(v.r);
+    v.labels = {0, 1};
+    const double other = balance::localised<unit, coefficient{0.3}>::value(v.r);
+    // Minimising asks for less mass where the types match.
+    CHECK(other < matching);
+}
+
+TEST_CASE("soft losses: no token", "[route][balance]") {
+    const view none(4, {}, {0});
+    std::vector<double> nothing;
+    const matrix_view<double> d(nothing.data(), 0, 4);
+    const auto check = [&](auto loss) {
+        using L = decltype(loss);
+        CHECK(L::value(none.r) == 0.0);
+        L::gradient(none.r, 1.0, d, d);
+    };
+    check(balance::soft_load<unit>{});
+    check(balance::counts<unit>{});
+    check(balance::specialisation<>{});
+    check(balance::mean_entropy<>{});
+    check(balance::localised<>{});
+}

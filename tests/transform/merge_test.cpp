@@ -1,0 +1,116 @@
+#include <mox/transform/merge.hpp>
+
+#include <string>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/adapter_case.hpp"
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+
+using namespace mox;
+using Catch::Matchers::Contains;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::run_forward;
+
+namespace {
+
+constexpr adapter_spec rank3{.rank = 3, .alpha = 5};
+constexpr attention_spec heads{.width = 16, .heads = 2};
+template <class A>
+using attend = residual<frozen<rms_norm<16>>, attention<heads, mask::causal, A>>;
+using dense =
+    stack<linear<6, 16, bias::with>,
+          repeat<2, stack<attend<as_they_are>, residual<rms_norm<16>, swiglu<16, 9>>>>, linear<16, 5>>;
+using adapted = stack<
+    lora<linear<6, 16, bias::with>, rank3>,
+    repeat<2, stack<attend<with_lora<rank3>>,
+                    residual<frozen<rms_norm<16>>, adapted_ffn<16, 9, activation::silu, with_lora<rank3>>>>>,
+    frozen<linear<16, 5>>>;
+
+}  // namespace
+
+TEST_CASE("adapters: a trained network becomes the frozen base of one with adapters", "[transform][lora]") {
+    const params<dense, double> trained(init::standard, 3);
+    params<adapted, double> w(init::standard, 4);
+    const auto report = copy_matching(trained, w);
+    CHECK(report.unused.empty());
+    CHECK(report.copied == static_cast<index_t>(params<dense>::tensors().size()));
+    for (const auto& path : report.kept) CHECK((path.ends_with("a") || path.ends_with("b")));
+    // B is zero: the same function.
+    const auto rows = batch::ragged({4, 7});
+    const auto x = normal_numbers<double>(66, 1);
+    tape<dense, double> t;
+    tape<adapted, double> u;
+    CHECK(distance(run_forward(w, x, rows, u), run_forward(trained, x, rows, t)) < 1e-13);
+}
+
+TEST_CASE("adapters: gradients of adapters on the maps of attention and of a feed-forward network",
+          "[transform][lora]") {
+    gradcheck_options o;
+    const auto r = gradcheck<adapted>(o, batch::ragged({4, 0, 5}));
+    INFO(r.message);
+    CHECK(r.passed);
+    CHECK(r.worst() < 1e-7);
+    constexpr adapter_spec rank2{.rank = 2};
+    using routed = stack<attend<with_lora_experts<3, rank2, route::top_k<2>>>,
+                         adapted_ffn<16, 9, activation::gelu, with_lora<rank2, rank_gate::sigmoid_top_k<1>>>>;
+    o.may_be_zero = {"1.gate_up.router", "1.down.router"};
+    const auto s = gradcheck<routed>(o, batch::ragged({4, 0, 5}));
+    INFO(s.message);
+    CHECK(s.passed);
+    CHECK(gradcheck<adapted_ffn<16, 9, activation::silu, as_frozen>>().passed);
+}
+
+TEST_CASE("merge: the merged network computes the same, and unmerge gives the base back",
+          "[transform][lora]") {
+    auto w = mox_test::random_params<adapted, double>(4, 0.3);
+    params<dense, double> plain;
+    copy_matching(w, plain);
+    const auto before = plain;
+    CHECK(merge(w, plain) == 9);
+    const auto rows = batch::ragged({4, 7});
+    const auto x = normal_numbers<double>(66, 1);
+    tape<dense, double> t;
+    tape<adapted, double> u;
+    const auto y = run_forward(w, x, rows, u);
+    CHECK(distance(run_forward(plain, x, rows, t), y) < 1e-12);
+    CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
+
+    const auto once = plain;
+    CHECK_THROWS_WITH(merge(w, plain),
+                      Contains("must be the adapter's frozen map") && Contains("merged already"));
+    for (const auto& info : params<dense, double>::tensors()) CHECK(plain.read(info) == once.read(info));
+    CHECK(unmerge(w, plain) == 9);
+    for (const auto& info : params<dense, double>::tensors()) CHECK(plain.read(info) == before.read(info));
+    CHECK_THROWS_WITH(unmerge(w, plain), Contains("is not merged with this adapter"));
+}
+
+TEST_CASE("merge: nothing is half done when a map is missing", "[transform][lora]") {
+    const auto w = mox_test::random_params<adapted, double>(4, 0.3);
+    params<dense, double> plain;
+    copy_matching(w, plain);
+    auto last = plain.read("1.1.1.1.down");
+    last[3] += 1;
+    plain.write("1.1.1.1.down", last);
+    const auto before = plain;
+    CHECK_THROWS_WITH(merge(w, plain), Contains("1.1.1.1.down"));
+    for (const auto& info : params<dense, double>::tensors()) CHECK(plain.read(info) == before.read(info));
+    params<stack<linear<6, 16, bias::with>>, double> other;
+    CHECK_THROWS_AS(merge(w, other), error);
+}
+
+TEST_CASE("golden: merged and unmerged lora", "[golden][transform]") {
+    using layer = lora<linear<12, 9, bias::with>, mox_test::spec<4>(8)>;
+    mox_test::adapter_case<layer, double> r("lora-basic");
+    params<linear<12, 9, bias::with>, double> plain;
+    copy_matching(r.weights, plain);
+    CHECK(merge(r.weights, plain) == 1);
+    CHECK(distance(plain.read("weight"), mox_test::transposed(r.file.tensor("out.W_merged"))) < 1e-13);
+    tape<linear<12, 9, bias::with>, double> t;
+    CHECK(distance(run_forward(plain, r.x, r.rows, t), r.file.tensor("out.y_merged").values) < 1e-13);
+    unmerge(r.weights, plain);
+    CHECK(distance(plain.read("weight"), mox_test::transposed(r.file.tensor("out.W_unmerged"))) < 1e-13);
+}
