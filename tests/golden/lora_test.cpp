@@ -41,30 +41,27 @@ struct given {
     using policy = mox::route::rank_gate_policy;
     static constexpr std::string_view name = "given";
     static constexpr bool routed = true, trains_down = true, scales_by_alpha = false;
+    static constexpr bool reads_activations = false, teaches_activations = false;
     template <index_t Ranks>
     static constexpr index_t slots = Ranks;
     template <index_t In, index_t Ranks>
     static constexpr std::array<mox::parameter, 0> parameters{};
     static constexpr double flops(index_t, index_t) { return 0; }
 
-    template <class T, class Context>
-    static mox::matrix_view<T> forward(Context&, mox::tensor_list<const T>, mox::matrix_view<const T>,
-                                       mox::matrix_view<const T> z, mox::row_t* chosen,
-                                       mox::matrix_view<T> g) {
-        for (index_t i = 0; i < z.rows * z.cols; ++i) {
-            chosen[i] = static_cast<mox::row_t>(i % z.cols);
-            g(i / z.cols, i % z.cols) = static_cast<T>(given_gate[static_cast<std::size_t>(i)]);
+    template <index_t Ranks, class T, class Context>
+    static mox::matrix_view<T> forward(Context&, mox::tensor_list<const T>, mox::matrix_view<const T> x,
+                                       mox::matrix_view<const T>, mox::row_t* chosen, T* g) {
+        for (index_t i = 0; i < x.rows * Ranks; ++i) {
+            chosen[i] = static_cast<mox::row_t>(i % Ranks);
+            g[i] = static_cast<T>(given_gate[static_cast<std::size_t>(i)]);
         }
         return {};
     }
-    template <class T, class Context>
-    static void backward(Context&, mox::tensor_list<const T>, mox::tensor_list<T>, mox::matrix_view<const T>,
-                         mox::matrix_view<const T>, mox::matrix_view<const T>, const mox::row_t*,
-                         mox::matrix_view<const T>, mox::matrix_view<const T> dg, mox::matrix_view<T>,
-                         mox::matrix_view<T>) {
-        gate_gradient.clear();
-        for (index_t t = 0; t < dg.rows; ++t)
-            gate_gradient.insert(gate_gradient.end(), dg.row(t), dg.row(t) + dg.cols);
+    template <index_t Ranks, class T, class Context>
+    static void backward(Context&, mox::tensor_list<const T>, mox::tensor_list<T>,
+                         mox::matrix_view<const T> x, mox::matrix_view<const T>, mox::matrix_view<const T>,
+                         const mox::row_t*, const T*, const T* dg, mox::matrix_view<T>, mox::matrix_view<T>) {
+        gate_gradient.assign(dg, dg + x.rows * Ranks);
     }
 };
 

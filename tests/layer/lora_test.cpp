@@ -1,5 +1,6 @@
 #include <mox/layer/lora.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -27,6 +28,11 @@ using plain = lora<base, rank6>;
 using smora = lora<base, rank6, rank_gate::sigmoid_top_k<2>>;
 using shared_scores = lora<base, rank6, rank_gate::sigmoid_top_k<4, 2>>;
 using fly = lora<base, rank6, rank_gate::strongest<2>>;
+// Few ranks of many: picked row by row.
+constexpr adapter_spec rank9{.rank = 9, .alpha = 9}, dropping9{.rank = 9, .alpha = 8, .dropout = 0.25};
+using picked_smora = lora<base, rank9, rank_gate::sigmoid_top_k<2>>;
+using picked_fly = lora<base, rank9, rank_gate::strongest<2>>;
+static_assert(picked_smora::picks && picked_fly::picks && !smora::picks && !fly::picks);
 using moram = lora<base, kept3, rank_gate::self_activated<3, coefficient{0.3}>>;
 
 template <class Net>
@@ -49,6 +55,9 @@ TEST_CASE("lora: gradients of every gate", "[layer][lora]") {
     gradients<smora>(ragged);
     gradients<shared_scores>(ragged);
     gradients<fly>(ragged);
+    gradients<picked_smora>(ragged);
+    gradients<picked_fly>(ragged);
+    gradients<lora<base, dropping9, rank_gate::sigmoid_top_k<2>>>(ragged);
     gradients<moram>(ragged);
     gradients<lora<base, dropping, rank_gate::sigmoid_top_k<2>>>(ragged);
     // Inside a network, twice around the same layer, and around a layer that is not a product.
@@ -60,7 +69,7 @@ TEST_CASE("lora: one rank chosen has weight one, and the router learns nothing",
 }
 
 TEMPLATE_TEST_CASE("lora: starts as its base, bit for bit, with gradients for B only", "[layer][lora]", plain,
-                   smora, fly, moram, (lora<base, dropping>)) {
+                   smora, fly, picked_smora, picked_fly, moram, (lora<base, dropping>)) {
     using net = TestType;
     const params<net> w(init::standard, 3);
     params<base> only;
@@ -94,6 +103,68 @@ TEST_CASE("lora: the usual start of A", "[layer][lora]") {
     CHECK(largest > 0.099);
     CHECK(std::sqrt(3 * square / static_cast<double>(a.size())) == Approx(0.1).epsilon(0.02));
     for (const double v : w.read("b")) REQUIRE(v == 0.0);
+}
+
+TEST_CASE("lora: picking ranks is the product with zeros in it", "[layer][lora]") {
+    // A ninth of the ranks with the same A, B and router beside a gate that has too many to pick.
+    const auto w = random_params<picked_smora, double>(4);
+    const auto x = normal_numbers<double>(140, 1), dy = normal_numbers<double>(180, 2);
+    tape<picked_smora, double> t;
+    params<picked_smora, double> g;
+    const auto y = run_forward(w, x, batch::equal(1, 20), t);
+    const auto dx = run_backward(w, dy, t, g);
+    // Three empty ranks fewer: the same function without the ranks that nobody chooses.
+    auto few = w;
+    few.write("select_bias", std::vector<double>{0, 0, 0, 0, 0, 0, -9, -9, -9});
+    params<smora, double> v;
+    for (const auto& info : params<smora, double>::tensors()) {
+        auto values = few.read(info.path);
+        if (info.path == "router") {
+            std::vector<double> columns;
+            for (std::size_t i = 0; i < 7; ++i)
+                columns.insert(columns.end(), values.begin() + static_cast<std::ptrdiff_t>(9 * i),
+                               values.begin() + static_cast<std::ptrdiff_t>(9 * i + 6));
+            values = columns;
+        }
+        values.resize(static_cast<std::size_t>(info.spec.logical_size()));
+        v.write(info, values);
+    }
+    tape<smora, double> u;
+    params<smora, double> h;
+    const auto a = run_forward(few, x, batch::equal(1, 20), t), b = run_forward(v, x, batch::equal(1, 20), u);
+    CHECK(distance(a, b) < 1e-13);
+    CHECK(distance(run_backward(few, dy, t, g), run_backward(v, dy, u, h)) < 1e-13);
+    auto da = g.read("a");
+    da.resize(42);
+    CHECK(distance(da, h.read("a")) < 1e-13);
+    CHECK(y != a);
+    CHECK(dx.size() == x.size());
+}
+
+TEST_CASE("lora: the frozen projection of flylora is sparse", "[layer][lora]") {
+    constexpr adapter_spec rank8{.rank = 8, .alpha = 16};
+    using layer = lora<linear<100, 9>, rank8, rank_gate::strongest<2>>;
+    const params<layer, double> w(init::standard, 3), again(init::standard, 3), other(init::standard, 4);
+    const auto a = w.read("a");
+    std::vector<int> used(100, 0);
+    double square = 0;
+    for (std::size_t r = 0; r < 8; ++r) {
+        int values = 0;
+        for (std::size_t j = 0; j < 100; ++j) {
+            const double v = a[r * 100 + j];
+            values += v != 0.0;
+            used[j] += v != 0.0;
+            square += v * v;
+        }
+        CHECK(values == 25);
+    }
+    CHECK(std::sqrt(square / 200) == Approx(1.0 / 8).epsilon(0.15));
+    // Every input is as likely as another, and rows differ.
+    CHECK(*std::max_element(used.begin(), used.end()) < 8);
+    CHECK(std::count(used.begin(), used.end(), 0) < 30);
+    CHECK(again.read("a") == a);
+    CHECK(other.read("a") != a);
+    CHECK(!params<layer>::tensors()[0].spec.trained);
 }
 
 TEST_CASE("lora: the update is linear in alpha", "[layer][lora]") {
@@ -187,6 +258,8 @@ TEST_CASE("lora: NaN passes through its own token only", "[layer][lora]") {
     check(std::type_identity<plain>{});
     check(std::type_identity<smora>{});
     check(std::type_identity<fly>{});
+    check(std::type_identity<picked_smora>{});
+    check(std::type_identity<picked_fly>{});
     check(std::type_identity<moram>{});
 }
 
@@ -202,6 +275,9 @@ TEST_CASE("lora: the same bits for any number of threads", "[layer][lora]") {
         stack<lora<linear<70, 130>, rank6, rank_gate::sigmoid_top_k<2>>, lora<linear<130, 70>, dropping>,
               lora<linear<70, 33>, kept3, rank_gate::self_activated<3>>>;
     CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
+    using picking = stack<lora<linear<70, 130>, rank9, rank_gate::sigmoid_top_k<2>>,
+                          lora<linear<130, 70>, dropping9, rank_gate::strongest<2>>>;
+    CHECK(mox_test::same_for_threads<picking>(batch::ragged({300, 200})));
 }
 
 TEST_CASE("lora: dropout falls on the adapter's input, in training only", "[layer][lora]") {

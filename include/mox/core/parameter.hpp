@@ -17,8 +17,9 @@ enum class storage {
 };
 
 /// Initial values: a constant, or normal numbers; `fan_in` has deviation 1/sqrt(rows). `uniform_cols` lies
-/// evenly in +-1/sqrt(cols): the usual start of a map that is stored output by output.
-enum class fill { zeros, ones, fan_in, small, embedding, uniform_cols };
+/// evenly in +-1/sqrt(cols): the usual start of a map that is stored output by output. `sparse_rows`: some
+/// values of each row, at random places, normal with deviation 1/rows, the others zero.
+enum class fill { zeros, ones, fan_in, small, embedding, uniform_cols, sparse_rows };
 
 /// One named tensor of a layer, or `count` of them in a stack (one per expert).
 struct parameter {
@@ -31,6 +32,7 @@ struct parameter {
     bool writes_residual = false;  ///< initial values are scaled by 1/sqrt(2 blocks)
     bool decays = true;            ///< weight decay applies (not to norms, biases and router biases)
     bool trained = true;           ///< false: no gradient and no optimiser state
+    index_t row_values = 0;        ///< of fill::sparse_rows: values per row that are not zero
 
     /// Columns a user sees: a gated tensor shows its gate columns, then its up columns.
     constexpr index_t logical_cols() const noexcept {

@@ -3,6 +3,7 @@
 // Low-rank adapters with a gate in rank space: y = base(x) + s ((x A') * g(x)) B. Every method of the family
 // is a gate (route/rank_gate.hpp); with the gate of constant ones this is plain LoRA.
 
+#include <mox/kernel/ranks.hpp>
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/low_rank.hpp>
 #include <mox/route/rank_gate.hpp>
@@ -58,6 +59,10 @@ struct lora {
                   .init = fill::uniform_cols,
                   .decays = false,
                   .trained = Gate::trains_down};
+        if constexpr (requires { Gate::row_values(in, ranks); }) {
+            all[0].init = fill::sparse_rows;
+            all[0].row_values = Gate::row_values(in, Spec.rank);
+        }
         all[1] = {.name = "b",
                   .form = storage::panels,
                   .rows = Spec.rank,
@@ -84,16 +89,26 @@ struct lora {
     }();
     static constexpr index_t gate_tensors = kept > 0 ? 4 : 2;
 
+    /// Few ranks of many: their rows are picked token by token. From a quarter of the ranks on a plain
+    /// product with zeros in it is as fast (bench/end_to_end/lora.cpp).
+    static constexpr bool picks =
+        Gate::routed && !Gate::teaches_activations && kept == 0 && 4 * slots <= ranks;
+    /// The rank activations of all ranks are needed.
+    static constexpr bool all_activations = !picks || Gate::reads_activations;
+
     static constexpr double flops(double context) {
-        return Base::flops(context) + 2.0 * static_cast<double>(ranks * in + slots * out) +
-               Gate::flops(in, ranks);
+        return Base::flops(context) + 2.0 * static_cast<double>((all_activations ? ranks : slots) * in) +
+               2.0 * static_cast<double>((picks ? slots : ranks) * out) + Gate::flops(in, ranks);
     }
 
     template <class T>
     struct record {
         matrix_view<const T> x;  ///< after dropout
-        matrix_view<T> z, g, state;
-        const row_t* chosen;
+        matrix_view<T> z;        ///< x A', tokens x ranks; empty when only the chosen ones are computed
+        T* picked;               ///< of the chosen ranks, tokens x slots; null unless they are picked
+        matrix_view<T> state;    ///< the gate's
+        const row_t* chosen;     ///< tokens x slots
+        const T* weight;         ///< tokens x slots
         dropout_draw drop;
     };
 
@@ -111,23 +126,38 @@ struct lora {
                 r.x = rest;
             }
         }
-        r.z = ctx.activation(n, ranks);
-        project(ctx, w, r.x, r.z);
+        if constexpr (all_activations) {
+            r.z = ctx.activation(n, ranks);
+            project(ctx, w, r.x, r.z);
+        }
         if constexpr (Gate::routed) {
-            r.g = ctx.activation(n, ranks);
-            for (index_t t = 0; t < n; ++t) std::fill_n(r.g.row(t), ranks, T(0));
             row_t* chosen = ctx.kept->template take<row_t>(n * slots);
-            r.state = Gate::template forward<T>(ctx, w.tensors().from(gate_tensors), r.x, r.z, chosen, r.g);
+            T* weight = ctx.kept->template take<T>(n * slots);
+            r.state = Gate::template forward<ranks, T>(ctx, w.tensors().from(gate_tensors), r.x, r.z, chosen,
+                                                       weight);
             r.chosen = chosen;
+            r.weight = weight;
             log_choice(ctx, r);
         }
         frozen<Base>::template forward<T>(ctx, w.template child<0>(), x, y);
         const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> u = ctx.temporary(n, ranks);
-        weighted(ctx, r, r.z, u);
-        if constexpr (kept > 0)
-            kernel::dense<T>(ctx.exec, w.template panels<3>(), u.middle_cols(0, kept), y, true);
-        kernel::dense<T>(ctx.exec, w.template panels<1>(), u.middle_cols(kept, Spec.rank), y, true);
+        if constexpr (picks) {
+            r.picked = ctx.saved->template take<T>(n * slots);
+            if constexpr (all_activations) {
+                pick(n, r.chosen, r.z, r.picked);
+            } else {
+                kernel::dot_chosen_rows<T>(ctx.exec, r.x, r.chosen, slots, w.template panels<0>(), r.picked);
+            }
+            T* u = ctx.scratch->template take<T>(n * slots);
+            for (index_t i = 0; i < n * slots; ++i) u[i] = s<T> * (r.weight[i] * r.picked[i]);
+            kernel::add_chosen_rows<T>(ctx.exec, r.chosen, u, slots, w.template panels<1>(), y);
+        } else {
+            const matrix_view<T> u = ctx.temporary(n, ranks);
+            weighted(ctx, r, r.z, u);
+            if constexpr (kept > 0)
+                kernel::dense<T>(ctx.exec, w.template panels<3>(), u.middle_cols(0, kept), y, true);
+            kernel::dense<T>(ctx.exec, w.template panels<1>(), u.middle_cols(kept, Spec.rank), y, true);
+        }
         ctx.save(r);
     }
 
@@ -138,18 +168,6 @@ struct lora {
         const index_t n = dy.rows;
         frozen<Base>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(), dy, dx);
         const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> du = ctx.temporary(n, ranks), dz = ctx.temporary(n, ranks);
-        if constexpr (kept > 0) {
-            kernel::dense_transposed<T>(ctx.exec, w.template panels<3>(), dy, du.middle_cols(0, kept), false);
-        }
-        kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, du.middle_cols(kept, Spec.rank),
-                                    false);
-        if (g) {
-            weighted(ctx, r, r.z, dz);  // dz is free until the next line but one
-            kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), dy,
-                                             g.template panels<1>(), ctx.accumulate);
-        }
-        weighted(ctx, r, du, dz);
         // The adapter's share of dx passes the dropout again; without dropout it is added where it belongs.
         matrix_view<T> adapter_dx = ctx.input_gradient ? dx : matrix_view<T>{};
         const bool dropped = r.drop.active() && ctx.input_gradient;
@@ -157,23 +175,11 @@ struct lora {
             adapter_dx = ctx.temporary(n, in);
             for (index_t t = 0; t < n; ++t) std::fill_n(adapter_dx.row(t), in, T(0));
         }
-        if constexpr (Gate::routed) {
-            const matrix_view<T> dg = ctx.temporary(n, ranks);
-            for (index_t t = 0; t < n; ++t) {
-                for (index_t j = 0; j < ranks; ++j) dg(t, j) = static_cast<T>(scale) * du(t, j) * r.z(t, j);
-            }
-            Gate::template backward<T>(ctx, w.tensors().from(gate_tensors), g.tensors().from(gate_tensors),
-                                       r.x, r.z, r.state, r.chosen, r.g, dg, dz, adapter_dx);
+        if constexpr (picks) {
+            backward_picked(ctx, w, g, r, dy, adapter_dx);
+        } else {
+            backward_all(ctx, w, g, r, dy, adapter_dx);
         }
-        if (g[0]) {
-            kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), r.x,
-                                             g.template panels<0>(), ctx.accumulate);
-        }
-        if (!ctx.input_gradient) return;
-        if constexpr (kept > 0) {
-            kernel::dense<T>(ctx.exec, w.template panels<2>(), dz.middle_cols(0, kept), adapter_dx, true);
-        }
-        kernel::dense<T>(ctx.exec, w.template panels<0>(), dz.middle_cols(kept, Spec.rank), adapter_dx, true);
         if (dropped) r.drop.template apply<T>(ctx.exec, adapter_dx, dx, true);
     }
 
@@ -198,19 +204,90 @@ private:
                                     false);
     }
 
-    // to = s g * from.
+    template <class T>
+    static constexpr T s = static_cast<T>(scale);
+
+    // to[t, j] = from(t, chosen[t, j]).
+    template <class T>
+    static void pick(index_t n, const row_t* chosen, std::type_identity_t<matrix_view<const T>> from, T* to) {
+        for (index_t i = 0; i < n * slots; ++i) to[i] = chosen[i] < 0 ? T(0) : from(i / slots, chosen[i]);
+    }
+
+    template <class T>
+    static void backward_picked(context<T>& ctx, param_ref<lora, const T> w, param_ref<lora, T> g,
+                                const record<T>& r, matrix_view<const T> dy, matrix_view<T> dx) {
+        const index_t n = dy.rows;
+        T* du = ctx.scratch->template take<T>(n * slots);
+        T* dweight = ctx.scratch->template take<T>(n * slots);
+        T* u = ctx.scratch->template take<T>(n * slots);
+        kernel::dot_chosen_rows<T>(ctx.exec, dy, r.chosen, slots, w.template panels<1>(), du);
+        for (index_t i = 0; i < n * slots; ++i) {
+            dweight[i] = s<T> * du[i] * r.picked[i];
+            u[i] = s<T> * (r.weight[i] * r.picked[i]);
+            du[i] *= s<T> * r.weight[i];
+        }
+        if (g)
+            kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, u, slots, dy, g.template panels<1>(),
+                                            ctx.accumulate);
+        if (g[0])
+            kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, du, slots, r.x, g.template panels<0>(),
+                                            ctx.accumulate);
+        Gate::template backward<ranks, T>(ctx, w.tensors().from(gate_tensors), g.tensors().from(gate_tensors),
+                                          r.x, r.z, r.state, r.chosen, r.weight, dweight, matrix_view<T>{},
+                                          dx);
+        if (dx.data) kernel::add_chosen_rows<T>(ctx.exec, r.chosen, du, slots, w.template panels<0>(), dx);
+    }
+
+    template <class T>
+    static void backward_all(context<T>& ctx, param_ref<lora, const T> w, param_ref<lora, T> g,
+                             const record<T>& r, matrix_view<const T> dy, matrix_view<T> dx) {
+        const index_t n = dy.rows;
+        const matrix_view<T> du = ctx.temporary(n, ranks), dz = ctx.temporary(n, ranks);
+        if constexpr (kept > 0) {
+            kernel::dense_transposed<T>(ctx.exec, w.template panels<3>(), dy, du.middle_cols(0, kept), false);
+        }
+        kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, du.middle_cols(kept, Spec.rank),
+                                    false);
+        if (g) {
+            weighted(ctx, r, r.z, dz);  // dz is free until the next line but one
+            kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), dy,
+                                             g.template panels<1>(), ctx.accumulate);
+        }
+        weighted(ctx, r, du, dz);
+        if constexpr (Gate::routed) {
+            T* dweight = ctx.scratch->template take<T>(n * slots);
+            for (index_t i = 0; i < n * slots; ++i) {
+                const row_t rank = r.chosen[i];
+                dweight[i] = rank < 0 ? T(0) : s<T> * du(i / slots, rank) * r.z(i / slots, rank);
+            }
+            Gate::template backward<ranks, T>(ctx, w.tensors().from(gate_tensors),
+                                              g.tensors().from(gate_tensors), r.x, r.z, r.state, r.chosen,
+                                              r.weight, dweight, dz, dx);
+        }
+        if (g[0]) {
+            kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), r.x,
+                                             g.template panels<0>(), ctx.accumulate);
+        }
+        if (!dx.data) return;
+        if constexpr (kept > 0)
+            kernel::dense<T>(ctx.exec, w.template panels<2>(), dz.middle_cols(0, kept), dx, true);
+        kernel::dense<T>(ctx.exec, w.template panels<0>(), dz.middle_cols(kept, Spec.rank), dx, true);
+    }
+
+    // to = s g * from, 0 where a rank is not chosen.
     template <class T>
     static void weighted(context<T>& ctx, const record<T>& r, std::type_identity_t<matrix_view<const T>> from,
                          matrix_view<T> to) {
-        constexpr T s = static_cast<T>(scale);
         parallel_ranges(ctx.exec, to.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
-                for (index_t j = 0; j < ranks; ++j) {
-                    if constexpr (Gate::routed) {
-                        to(t, j) = r.g(t, j) == T(0) ? T(0) : s * (r.g(t, j) * from(t, j));
-                    } else {
-                        to(t, j) = s * from(t, j);
+                if constexpr (Gate::routed) {
+                    std::fill_n(to.row(t), ranks, T(0));
+                    for (index_t i = t * slots; i < (t + 1) * slots; ++i) {
+                        const row_t rank = r.chosen[i];
+                        if (rank >= 0) to(t, rank) = s<T> * (r.weight[i] * from(t, rank));
                     }
+                } else {
+                    for (index_t j = 0; j < ranks; ++j) to(t, j) = s<T> * from(t, j);
                 }
             }
         });
@@ -219,13 +296,11 @@ private:
     template <class T>
     static void log_choice(context<T>& ctx, const record<T>& r) {
         if (!ctx.routing) return;
-        const index_t n = r.z.rows;
+        const index_t n = r.x.rows;
         row_t* counts = ctx.kept->template take<row_t>(ranks);
         std::fill_n(counts, ranks, row_t{0});
-        T* gates = ctx.kept->template take<T>(n * slots);
         for (index_t i = 0; i < n * slots; ++i) {
-            ++counts[r.chosen[i]];
-            gates[i] = r.g(i / slots, r.chosen[i]);
+            if (r.chosen[i] >= 0) ++counts[r.chosen[i]];
         }
         routing_record log;
         log.kind = routing_record::kind_t::experts;
@@ -235,7 +310,7 @@ private:
         log.experts = ranks;
         log.slots = slots;
         log.chosen = r.chosen;
-        log.gates = gates;
+        log.gates = r.weight;
         log.gates_are_double = std::is_same_v<T, double>;
         log.counts = counts;
         ctx.routing->push_back(log);

@@ -47,6 +47,7 @@ struct standard_t {
         case fill::zeros:
         case fill::ones:
         case fill::uniform_cols:
+        case fill::sparse_rows:
             break;
         }
         if (p.writes_residual && residual_additions > 0) {
@@ -90,24 +91,32 @@ public:
     params(const Init& policy, std::uint64_t seed) : params() {
         frozen_ = buffer<T>(frozen_size);
         constexpr index_t additions = detail::residual_count<Net>();
-        for_each_parameter<Net, T>(
-            [&](const parameter& p, index_t offset, const std::string&, index_t ordinal) {
-                const double deviation = policy.deviation(p, additions);
-                for (index_t m = 0; m < p.count; ++m) {
-                    const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
-                                                         static_cast<std::uint64_t>(m));
-                    std::uint64_t i = 0;
-                    for (index_t k = 0; k < p.rows; ++k) {
-                        for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
-                            double v = p.init == fill::ones ? 1.0 : 0.0;
-                            if (deviation > 0) v = deviation * stream.normal(i);
-                            if (p.init == fill::uniform_cols)
-                                v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(p.cols));
-                            buffer_of(p)[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+        for_each_parameter<Net, T>([&](const parameter& p, index_t offset, const std::string&,
+                                       index_t ordinal) {
+            const double deviation = policy.deviation(p, additions);
+            for (index_t m = 0; m < p.count; ++m) {
+                const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
+                                                     static_cast<std::uint64_t>(m));
+                const random_stream places(seed + 1, static_cast<std::uint64_t>(ordinal) << 32);
+                std::uint64_t i = 0;
+                for (index_t k = 0; k < p.rows; ++k) {
+                    index_t left = p.row_values;  // of this row, for sparse_rows
+                    for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
+                        double v = p.init == fill::ones ? 1.0 : 0.0;
+                        if (deviation > 0) v = deviation * stream.normal(i);
+                        if (p.init == fill::uniform_cols)
+                            v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(p.cols));
+                        // Each of the columns that are left is as likely as the others.
+                        if (p.init == fill::sparse_rows &&
+                            places.uniform(i) * static_cast<double>(p.cols - n) < static_cast<double>(left)) {
+                            v = stream.normal(i) / static_cast<double>(p.rows);
+                            --left;
                         }
+                        buffer_of(p)[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
                     }
                 }
-            });
+            }
+        });
     }
 
     param_ref<Net, T> ref() noexcept { return param_ref<Net, T>(trained_.data(), frozen_.data()); }

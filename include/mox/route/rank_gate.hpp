@@ -5,14 +5,18 @@
 // of its gradient. The adapter itself (layer/lora.hpp) does the rest.
 //
 // A gate has
+//   routed                       whether tokens choose; false: all ranks count in full
 //   slots<ranks>                 ranks per token that it uses
 //   parameters<in, ranks>        its own tensors
 //   trains_down                  whether the adapter's A is trained
 //   scales_by_alpha              whether the update is scaled by alpha instead of alpha / rank
-//   forward(ctx, w, x, z, chosen, g)             chosen: tokens x slots, -1 behind the last
-//   backward(ctx, w, g, x, z, gates, dgates, dz, dx)   adds to dz, and to dx unless it is empty
+//   reads_activations            whether the choice depends on z
+//   teaches_activations          whether backward adds to dz
+//   forward(ctx, w, x, z, chosen, g) -> state    chosen, g: tokens x slots; z is empty unless it is read
+//   backward(ctx, w, grads, x, z, state, chosen, g, dg, dz, dx)   adds to dz, and to dx unless it is empty
 
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <string_view>
 
@@ -40,6 +44,8 @@ struct all {
     static constexpr bool routed = false;
     static constexpr bool trains_down = true;
     static constexpr bool scales_by_alpha = false;
+    static constexpr bool reads_activations = false;
+    static constexpr bool teaches_activations = false;
     template <index_t Ranks>
     static constexpr index_t slots = Ranks;
     template <index_t In, index_t Ranks>
@@ -74,6 +80,8 @@ struct sigmoid_top_k {
     static constexpr bool routed = true;
     static constexpr bool trains_down = true;
     static constexpr bool scales_by_alpha = true;
+    static constexpr bool reads_activations = false;
+    static constexpr bool teaches_activations = false;
     static constexpr index_t bias_tensor = 1;
     static constexpr double bias_rate = Rate.value;
 
@@ -100,63 +108,70 @@ struct sigmoid_top_k {
         return 2.0 * static_cast<double>(in) * static_cast<double>(ranks) / Share;
     }
 
-    template <class T, class Context>
+    template <index_t Ranks, class T, class Context>
     static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T> x,
-                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
-        const index_t ranks = z.cols;
-        const matrix_view<T> score = ctx.activation(x.rows, ranks / Share);
-        kernel::dense<T>(ctx.exec, panels<const T>(w[0], x.cols, ranks), x, score);
+                                  matrix_view<const T>, row_t* chosen, T* g) {
+        const matrix_view<T> score = ctx.activation(x.rows, Ranks / Share);
+        kernel::dense<T>(ctx.exec, panels<Ranks, const T>(w[0], x.cols), x, score);
         const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> v = ctx.temporary(x.rows, ranks);
-        bool positive = true;
-        for (index_t t = 0; t < x.rows; ++t) {
-            for (index_t j = 0; j < score.cols; ++j) score(t, j) = T(1) / (T(1) + std::exp(-score(t, j)));
-            for (index_t j = 0; j < ranks; ++j) v(t, j) = score(t, j / Share) + w[1][j];
-            row_t* pick = chosen + t * K;
-            kernel::top_k_row<T>(v.row(t), ranks, K, pick);
-            T sum = 0;
-            for (index_t j = 0; j < K; ++j) sum += v(t, pick[j]);
-            positive = positive && !(sum <= T(0));
-            for (index_t j = 0; j < K; ++j) g(t, pick[j]) = v(t, pick[j]) / sum;
-        }
+        const matrix_view<T> v = ctx.temporary(x.rows, Ranks);
+        std::atomic<bool> positive{true};
+        parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                T* s = score.row(t);
+                simd::for_each<T>(score.cols, [&](index_t i, index_t n) {
+                    using batch = simd::batch<T>;
+                    const batch one(T(1));
+                    simd::store_upto(s + i, one / (one + simd::exp(-simd::load_upto<T>(s + i, n))), n);
+                });
+                for (index_t j = 0; j < Ranks; ++j) v(t, j) = s[j / Share] + w[1][j];
+                row_t* pick = chosen + t * K;
+                kernel::top_k_row<T>(v.row(t), Ranks, K, pick);
+                T sum = 0;
+                for (index_t j = 0; j < K; ++j) sum += v(t, pick[j]);
+                if (sum <= T(0)) positive = false;
+                for (index_t j = 0; j < K; ++j) g[t * K + j] = v(t, pick[j]) / sum;
+            }
+        });
         check::that(positive, "mox::rank_gate::sigmoid_top_k",
                     "the selection bias has become so negative that the chosen scores sum to zero or less; "
                     "use a smaller rate");
         return score;
     }
 
-    template <class T, class Context>
+    template <index_t Ranks, class T, class Context>
     static void backward(Context& ctx, tensor_list<const T> w, tensor_list<T> grads, matrix_view<const T> x,
-                         matrix_view<const T>, matrix_view<const T> score, const row_t* chosen,
-                         matrix_view<const T> g, matrix_view<const T> dg, matrix_view<T>, matrix_view<T> dx) {
-        const index_t ranks = g.cols;
+                         matrix_view<const T>, matrix_view<const T> score, const row_t* chosen, const T* g,
+                         const T* dg, matrix_view<T>, matrix_view<T> dx) {
         const arena_scope scope(*ctx.scratch);
         const matrix_view<T> dl = ctx.temporary(x.rows, score.cols);
-        for (index_t t = 0; t < x.rows; ++t) {
-            std::fill_n(dl.row(t), dl.cols, T(0));
-            const row_t* pick = chosen + t * K;
-            T mean = 0, sum = 0;
-            for (index_t j = 0; j < K; ++j) {
-                mean += g(t, pick[j]) * dg(t, pick[j]);
-                sum += score(t, pick[j] / Share) + w[1][pick[j]];
+        parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                std::fill_n(dl.row(t), dl.cols, T(0));
+                const row_t* pick = chosen + t * K;
+                T mean = 0, sum = 0;
+                for (index_t j = 0; j < K; ++j) {
+                    mean += g[t * K + j] * dg[t * K + j];
+                    sum += score(t, pick[j] / Share) + w[1][pick[j]];
+                }
+                for (index_t j = 0; j < K; ++j) {
+                    const T s = score(t, pick[j] / Share);
+                    dl(t, pick[j] / Share) += (dg[t * K + j] - mean) / sum * s * (T(1) - s);
+                }
             }
-            for (index_t j = 0; j < K; ++j) {
-                const T s = score(t, pick[j] / Share);
-                dl(t, pick[j] / Share) += (dg(t, pick[j]) - mean) / sum * s * (T(1) - s);
-            }
-        }
+        });
         if (grads[0]) {
-            kernel::dense_weight_gradient<T>(ctx.exec, x, dl, panels<T>(grads[0], x.cols, ranks),
+            kernel::dense_weight_gradient<T>(ctx.exec, x, dl, panels<Ranks, T>(grads[0], x.cols),
                                              ctx.accumulate);
         }
         if (dx.data)
-            kernel::dense_transposed<T>(ctx.exec, panels<const T>(w[0], x.cols, ranks), dl, dx, true);
+            kernel::dense_transposed<T>(ctx.exec, panels<Ranks, const T>(w[0], x.cols), dl, dx, true);
     }
 
 private:
-    template <class T>
-    static kernel::panel_view<T> panels(T* p, index_t in, index_t ranks) {
-        return {p, in, kernel::panel_layout<std::remove_const_t<T>>::padded(ranks / Share)};
+    template <index_t Ranks, class T>
+    static kernel::panel_view<T> panels(T* p, index_t in) {
+        return {p, in, kernel::panel_layout<std::remove_const_t<T>>::padded(Ranks / Share)};
     }
 };
 
@@ -174,6 +189,12 @@ struct strongest {
     static constexpr bool routed = true;
     static constexpr bool trains_down = false;
     static constexpr bool scales_by_alpha = false;
+    static constexpr bool reads_activations = true;
+    static constexpr bool teaches_activations = false;
+    /// Values per row of A that are not zero: as many as K of the ranks stand for.
+    static constexpr index_t row_values(index_t in, index_t ranks) {
+        return in * K < ranks ? 1 : in * K / ranks;
+    }
     static constexpr index_t bias_tensor = 0;
     static constexpr double bias_rate = Rate.value;
 
@@ -187,28 +208,29 @@ struct strongest {
     }();
     static constexpr double flops(index_t /*in*/, index_t /*ranks*/) { return 0; }
 
-    template <class T, class Context>
+    template <index_t Ranks, class T, class Context>
     static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T>,
-                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
+                                  matrix_view<const T> z, row_t* chosen, T* g) {
         const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> strength = ctx.temporary(z.rows, z.cols);
-        for (index_t t = 0; t < z.rows; ++t) {
-            for (index_t j = 0; j < z.cols; ++j) {
-                const T v = z(t, j) + w[0][j];
-                strength(t, j) = Key == key::magnitude ? std::abs(v) : v;
+        const matrix_view<T> strength = ctx.temporary(z.rows, Ranks);
+        parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                for (index_t j = 0; j < Ranks; ++j) {
+                    const T v = z(t, j) + w[0][j];
+                    strength(t, j) = Key == key::magnitude ? std::abs(v) : v;
+                }
+                kernel::top_k_row<T>(strength.row(t), Ranks, K, chosen + t * K);
+                std::fill_n(g + t * K, K, T(1));
             }
-            row_t* pick = chosen + t * K;
-            kernel::top_k_row<T>(strength.row(t), z.cols, K, pick);
-            for (index_t j = 0; j < K; ++j) g(t, pick[j]) = T(1);
-        }
+        });
         return {};
     }
 
     /// The choice is constant: nothing comes back.
-    template <class T, class Context>
+    template <index_t Ranks, class T, class Context>
     static void backward(Context&, tensor_list<const T>, tensor_list<T>, matrix_view<const T>,
-                         matrix_view<const T>, matrix_view<const T>, const row_t*, matrix_view<const T>,
-                         matrix_view<const T>, matrix_view<T>, matrix_view<T>) {}
+                         matrix_view<const T>, matrix_view<const T>, const row_t*, const T*, const T*,
+                         matrix_view<T>, matrix_view<T>) {}
 };
 
 /// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
@@ -223,6 +245,8 @@ struct self_activated {
     static constexpr bool routed = true;
     static constexpr bool trains_down = true;
     static constexpr bool scales_by_alpha = false;
+    static constexpr bool reads_activations = true;
+    static constexpr bool teaches_activations = true;
 
     /// At least two ranks carry weight.
     template <index_t Ranks>
@@ -231,52 +255,58 @@ struct self_activated {
     static constexpr std::array<parameter, 0> parameters{};
     static constexpr double flops(index_t /*in*/, index_t ranks) { return 4.0 * static_cast<double>(ranks); }
 
-    template <class T, class Context>
+    template <index_t Ranks, class T, class Context>
     static matrix_view<T> forward(Context& ctx, tensor_list<const T>, matrix_view<const T>,
-                                  matrix_view<const T> z, row_t* chosen, matrix_view<T> g) {
-        const matrix_view<T> h = ctx.activation(z.rows, z.cols);
-        const index_t k = chosen_of(z.cols);
-        const bool prune = ctx.training() == false && Threshold.value > 0;
-        for (index_t t = 0; t < z.rows; ++t) {
-            const T length = std::max(norm(z, t), smallest<T>);
-            for (index_t j = 0; j < z.cols; ++j) h(t, j) = z(t, j) / length;
-            row_t* pick = chosen + t * k;
-            kernel::top_k_row<T>(h.row(t), z.cols, k, pick);
-            const T largest = h(t, pick[0]);
-            T sum = 0;
-            for (index_t j = 0; j < k; ++j) {
-                const T e = std::exp((h(t, pick[j]) - largest) / temperature<T>);
-                g(t, pick[j]) = e;
-                sum += e;
+                                  matrix_view<const T> z, row_t* chosen, T* g) {
+        constexpr index_t k = slots<Ranks>;
+        const matrix_view<T> h = ctx.activation(z.rows, Ranks);
+        const bool prune = !ctx.training() && Threshold.value > 0;
+        parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                const T length = std::max(norm(z, t), smallest<T>);
+                for (index_t j = 0; j < Ranks; ++j) h(t, j) = z(t, j) / length;
+                row_t* pick = chosen + t * k;
+                T* weight = g + t * k;
+                kernel::top_k_row<T>(h.row(t), Ranks, k, pick);
+                const T largest = h(t, pick[0]);
+                T sum = 0;
+                for (index_t j = 0; j < k; ++j) {
+                    weight[j] = std::exp((h(t, pick[j]) - largest) / temperature<T>);
+                    sum += weight[j];
+                }
+                for (index_t j = 0; j < k; ++j) {
+                    const bool cut = prune && !(h(t, pick[j]) >= static_cast<T>(Threshold.value));
+                    weight[j] = cut ? T(0) : weight[j] / sum;
+                }
             }
-            for (index_t j = 0; j < k; ++j) {
-                const bool cut = prune && !(h(t, pick[j]) >= static_cast<T>(Threshold.value));
-                g(t, pick[j]) = cut ? T(0) : g(t, pick[j]) / sum;
-            }
-        }
+        });
         return h;
     }
 
-    template <class T, class Context>
-    static void backward(Context&, tensor_list<const T>, tensor_list<T>, matrix_view<const T>,
-                         matrix_view<const T> z, matrix_view<const T> h, const row_t* chosen,
-                         matrix_view<const T> g, matrix_view<const T> dg, matrix_view<T> dz, matrix_view<T>) {
-        const index_t k = chosen_of(z.cols);
-        for (index_t t = 0; t < z.rows; ++t) {
-            const row_t* pick = chosen + t * k;
-            T mean = 0, along = 0;
-            for (index_t j = 0; j < k; ++j) mean += g(t, pick[j]) * dg(t, pick[j]);
-            const auto dh = [&](index_t i) { return g(t, i) * (dg(t, i) - mean) / temperature<T>; };
-            for (index_t j = 0; j < k; ++j) along += h(t, pick[j]) * dh(pick[j]);
-            const T length = norm(z, t);
-            if (!(length > smallest<T>)) {
-                // The norm is clamped: h is a plain multiple of z there.
-                for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(pick[j]) / smallest<T>;
-                continue;
+    template <index_t Ranks, class T, class Context>
+    static void backward(Context& ctx, tensor_list<const T>, tensor_list<T>, matrix_view<const T>,
+                         matrix_view<const T> z, matrix_view<const T> h, const row_t* chosen, const T* g,
+                         const T* dg, matrix_view<T> dz, matrix_view<T>) {
+        constexpr index_t k = slots<Ranks>;
+        parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                const row_t* pick = chosen + t * k;
+                T mean = 0, along = 0;
+                for (index_t j = 0; j < k; ++j) mean += g[t * k + j] * dg[t * k + j];
+                const auto dh = [&](index_t j) {
+                    return g[t * k + j] * (dg[t * k + j] - mean) / temperature<T>;
+                };
+                for (index_t j = 0; j < k; ++j) along += h(t, pick[j]) * dh(j);
+                const T length = norm(z, t);
+                if (!(length > smallest<T>)) {
+                    // The norm is clamped: h is a plain multiple of z there.
+                    for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(j) / smallest<T>;
+                    continue;
+                }
+                for (index_t i = 0; i < Ranks; ++i) dz(t, i) -= h(t, i) * along / length;
+                for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(j) / length;
             }
-            for (index_t i = 0; i < z.cols; ++i) dz(t, i) -= h(t, i) * along / length;
-            for (index_t j = 0; j < k; ++j) dz(t, pick[j]) += dh(pick[j]) / length;
-        }
+        });
     }
 
 private:
@@ -285,9 +315,6 @@ private:
     template <class T>
     static constexpr T smallest = static_cast<T>(1e-12);
 
-    static constexpr index_t chosen_of(index_t ranks) {
-        return K < 2 ? (ranks < 2 ? ranks : 2) : (K < ranks ? K : ranks);
-    }
     template <class T>
     static T norm(matrix_view<const T> z, index_t t) {
         T sum = 0;

@@ -1,0 +1,114 @@
+// Low-rank adapters that use some of their ranks, beside one that uses all of them, and beside the loop an
+// engineer writes first: the full-width output of every expert formed and added. The base is left out on both
+// sides: it costs the same whatever the gate does.
+
+#include <algorithm>
+#include <numeric>
+
+#include <Eigen/Core>
+
+#include "support/steps.hpp"
+
+namespace {
+
+using mox::index_t;
+
+constexpr index_t tokens = 512, width = 1024;
+
+// y = 0, to measure the adapter alone.
+struct no_base {
+    static constexpr index_t in = width, out = width;
+    static constexpr double flops(double /*context*/) { return 0; }
+    template <class T>
+    static void forward(mox::context<T>&, mox::param_ref<no_base, const T>, mox::matrix_view<const T>,
+                        mox::matrix_view<T> y) {
+        for (index_t t = 0; t < y.rows; ++t) std::fill_n(y.row(t), y.cols, T(0));
+    }
+    template <class T>
+    static void backward(mox::context<T>& ctx, mox::param_ref<no_base, const T>, mox::param_ref<no_base, T>,
+                         mox::matrix_view<const T>, mox::matrix_view<T> dx) {
+        if (!ctx.input_gradient) return;
+        for (index_t t = 0; t < dx.rows; ++t) std::fill_n(dx.row(t), dx.cols, T(0));
+    }
+};
+
+constexpr mox::adapter_spec r8{.rank = 8}, r32{.rank = 32}, r64{.rank = 64};
+using dense_64 = mox::lora<no_base, r64>;
+using dense_32 = mox::lora<no_base, r32>;
+using mola = mox::lora_experts<no_base, 8, r8, mox::route::top_k<2>>;
+using smora = mox::lora<no_base, r64, mox::rank_gate::sigmoid_top_k<8>>;
+using flylora = mox::lora<no_base, r32, mox::rank_gate::strongest<8>>;
+
+// Top-2 of 8 experts of rank 8, expert by expert.
+struct eigen_experts {
+    using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    matrix router, x, y;
+    std::vector<matrix> a, b;
+
+    eigen_experts() : router(matrix::Random(width, 8)), y(tokens, width) {
+        const auto rows = bench::random_rows(tokens, width, 1);
+        x = Eigen::Map<const matrix>(rows.data(), tokens, width);
+        for (int e = 0; e < 8; ++e) {
+            a.push_back(matrix::Random(width, 8));
+            b.push_back(matrix::Random(8, width));
+        }
+    }
+
+    void infer() {
+        const matrix logits = x * router;
+        matrix gate = matrix::Zero(tokens, 8);
+        for (index_t t = 0; t < tokens; ++t) {
+            int order[8];
+            std::iota(order, order + 8, 0);
+            std::partial_sort(order, order + 2, order + 8,
+                              [&](int i, int j) { return logits(t, i) > logits(t, j); });
+            const float g = 1.0f / (1.0f + std::exp(logits(t, order[1]) - logits(t, order[0])));
+            gate(t, order[0]) = g;
+            gate(t, order[1]) = 1 - g;
+        }
+        y.setZero();
+        for (std::size_t e = 0; e < 8; ++e) {
+            const matrix out = (x * a[e]) * b[e];
+            y += gate.col(static_cast<Eigen::Index>(e)).asDiagonal() * out;
+        }
+    }
+};
+
+template <class Layer>
+bench::competitor infer(const char* who) {
+    return {who, bench::run(&bench::steps<Layer>::infer, index_t{1}, index_t{1}, tokens)};
+}
+template <class Layer>
+bench::competitor train(const char* who) {
+    return {who, bench::run(&bench::steps<Layer>::train, index_t{1}, index_t{1}, tokens)};
+}
+
+// What holds today; the aims forward are 0.45, 0.70 and 0.35. What is missing: selecting among 64 scores
+// costs more than a tenth of smora's time and reading the chosen rows of A as much, flylora's projection is
+// computed as if it were dense, and gradients of experts of 8 ranks run in tiles too short for the machine.
+const bench::registration add([](std::vector<bench::group>& groups) {
+    const double full = 4.0 * tokens * width;
+    groups.push_back(
+        {"lora/forward/2_of_8_experts_rank_8",
+         full * 64,
+         bench::limit::none,
+         {{0, 0, "all_ranks", 0.60}, {0, 2.0, "eigen"}},
+         {infer<mola>("mox"), infer<dense_64>("all_ranks"), {"eigen", bench::run(&eigen_experts::infer)}}});
+    groups.push_back({"lora/forward_backward/2_of_8_experts_rank_8",
+                      3 * full * 64,
+                      bench::limit::none,
+                      {{0, 0, "all_ranks", 0.85}},
+                      {train<mola>("mox"), train<dense_64>("all_ranks")}});
+    groups.push_back({"lora/forward/smora_8_of_64",
+                      full * 64,
+                      bench::limit::none,
+                      {{0, 0, "all_ranks", 1.05}},
+                      {infer<smora>("mox"), infer<dense_64>("all_ranks")}});
+    groups.push_back({"lora/forward/flylora_8_of_32",
+                      full * 32,
+                      bench::limit::none,
+                      {{0, 0, "all_ranks", 0.95}},
+                      {infer<flylora>("mox"), infer<dense_32>("all_ranks")}});
+});
+
+}  // namespace
