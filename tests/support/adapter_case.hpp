@@ -135,7 +135,7 @@ struct adapter_case {
 };
 
 // Sums of at most 13 products through two maps, in float.
-inline constexpr double exact = 1e-12, rounded = 2e-5;
+inline constexpr double exact = 1e-12, rounded = 5e-5;
 
 template <index_t Rank>
 constexpr mox::adapter_spec spec(double alpha, index_t kept = 0) {
