@@ -41,9 +41,12 @@
 #include <mox/route/by_label.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/clip.hpp>
+#include <mox/train/distill.hpp>
 #include <mox/train/gradcheck.hpp>
 #include <mox/train/loss.hpp>
 #include <mox/train/schedule.hpp>
 #include <mox/train/selection_bias.hpp>
+#include <mox/transform/compeft.hpp>
+#include <mox/transform/expert_merging.hpp>
 #include <mox/transform/merge.hpp>
 #include <mox/version.hpp>

@@ -1,0 +1,126 @@
+#pragma once
+
+// CorDA (arXiv 2406.05223): the start of an adapter from the directions that matter for given inputs, or from
+// those that matter least. Not in the umbrella header: Eigen's decompositions are slow to compile.
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include <Eigen/LU>
+#include <Eigen/SVD>
+
+#include <mox/core/error.hpp>
+#include <mox/model/params.hpp>
+
+namespace mox::inline MOX_ABI {
+
+enum class corda_mode {
+    instruction,  ///< the largest components: adapt fast to what the inputs are about
+    knowledge,    ///< the smallest components: keep what the inputs are about
+};
+
+/// What the inputs of a layer look like: the mean over samples of X' X with X divided by the size of its
+/// largest entry.
+class corda_covariance {
+public:
+    explicit corda_covariance(index_t width) : sum_(Eigen::MatrixXd::Zero(width, width)) {}
+
+    /// One sample: tokens x width.
+    template <class T>
+    void add(matrix_view<const T> x) {
+        check::size("mox::corda_covariance::add", "x", "columns (the layer's input width)", sum_.rows(),
+                    x.cols);
+        if (x.rows == 0) return;
+        Eigen::MatrixXd rows(x.rows, x.cols);
+        for (index_t t = 0; t < x.rows; ++t) {
+            for (index_t j = 0; j < x.cols; ++j) rows(t, j) = static_cast<double>(x(t, j));
+        }
+        // The largest entry, not the largest size: as the authors' code has it.
+        const double largest = std::abs(rows.maxCoeff());
+        check::that(rows.allFinite() && largest > 0, "mox::corda_covariance::add",
+                    "argument 'x' must hold finite numbers whose largest is not zero");
+        rows /= largest;
+        sum_ += rows.transpose() * rows;
+        ++samples_;
+    }
+
+    index_t samples() const noexcept { return samples_; }
+    Eigen::MatrixXd mean() const { return sum_ / static_cast<double>(std::max<index_t>(samples_, 1)); }
+
+private:
+    Eigen::MatrixXd sum_;
+    index_t samples_ = 0;
+};
+
+/// An adapter and the frozen rest: weight = residual + scale A' B. Row-major a: rank x in, b: rank x out,
+/// residual: in x out.
+struct corda_start {
+    std::vector<double> a, b, residual, singular;
+};
+
+/// weight: in x out, row-major. Computed in double. The damping is doubled until the covariance is inverted
+/// well. Throws mox::error for a rank that is not between 1 and the smaller width.
+template <class T>
+corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t rank,
+                  const corda_covariance& inputs, corda_mode mode, double scale = 1, double damping = 0.01) {
+    using matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    check::size("mox::corda", "weight", "elements, in x out", in * out, ssize_of(weight));
+    check::that(rank > 0 && rank <= std::min(in, out), "mox::corda",
+                "argument 'rank' must lie between 1 and the smaller width");
+    check::that(scale > 0 && damping > 0, "mox::corda", "arguments 'scale' and 'damping' must be positive");
+    check::that(inputs.samples() > 0, "mox::corda", "argument 'inputs' must hold at least one sample");
+    const Eigen::MatrixXd c = inputs.mean();
+    check::size("mox::corda", "inputs", "columns (the layer's input width)", in, c.rows());
+    matrix w(in, out);
+    for (index_t i = 0; i < in * out; ++i)
+        w.data()[i] = static_cast<double>(weight[static_cast<std::size_t>(i)]);
+
+    const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(in, in);
+    Eigen::MatrixXd damped, inverse;
+    for (int attempt = 0;; ++attempt) {
+        damped = c + damping * c.diagonal().mean() * identity;
+        inverse = damped.inverse();
+        const double error_norm = (damped * inverse - identity).norm();
+        if (error_norm < 0.05) break;
+        check::that(attempt < 60, "mox::corda", "the covariance of the inputs cannot be inverted");
+        damping *= 2;
+    }
+    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(w.transpose() * damped,
+                                                Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Eigen::VectorXd& sigma = svd.singularValues();
+    const Eigen::MatrixXd right = svd.matrixV().transpose() * inverse;
+
+    corda_start start;
+    start.singular.assign(sigma.data(), sigma.data() + sigma.size());
+    matrix a(rank, in), b(rank, out);
+    for (index_t r = 0; r < rank; ++r) {
+        const index_t component = mode == corda_mode::instruction ? r : sigma.size() - rank + r;
+        const double root = std::sqrt(sigma(component) / scale);
+        a.row(r) = root * right.row(component);
+        b.row(r) = root * svd.matrixU().col(component).transpose();
+    }
+    const matrix residual = w - scale * a.transpose() * b;
+    start.a.assign(a.data(), a.data() + a.size());
+    start.b.assign(b.data(), b.data() + b.size());
+    start.residual.assign(residual.data(), residual.data() + residual.size());
+    return start;
+}
+
+/// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
+/// the place of the base. The function stays the same up to rounding. The adapter is then not zero: what it
+/// learns is its factors' product minus the one at the start.
+template <class Layer, class Net, class T>
+void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
+                      corda_mode mode, double damping = 0.01) {
+    const std::string prefix = path.empty() ? "" : path + ".";
+    const std::vector<T> base = weights.read(prefix + "0.0.weight");
+    const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks, inputs, mode,
+                                Layer::scale, damping);
+    weights.write(prefix + "a", std::vector<T>(s.a.begin(), s.a.end()));
+    weights.write(prefix + "b", std::vector<T>(s.b.begin(), s.b.end()));
+    weights.write(prefix + "0.0.weight", std::vector<T>(s.residual.begin(), s.residual.end()));
+}
+
+}  // namespace mox::inline MOX_ABI

@@ -1,0 +1,118 @@
+#pragma once
+
+// Several experts of one base become one network: merged = base + sum_k lambda_k (expert_k - base), with
+// learned coefficients, one or several per tensor and expert (Expert Merging, arXiv 2509.25712).
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <mox/core/buffer.hpp>
+#include <mox/core/error.hpp>
+#include <mox/core/view.hpp>
+
+namespace mox::inline MOX_ABI {
+
+/// The coefficients of one tensor: lambda = sigmoid(raw), one per expert and chunk of the tensor. A tensor of
+/// n values in C chunks has chunks of ceil(n / C) values, the last ones shorter or empty.
+template <class T>
+class merge_coefficients {
+public:
+    /// All at `start`, between 0 and 1.
+    merge_coefficients(index_t experts, index_t chunks, double start)
+        : experts_(experts), chunks_(chunks), start_(start) {
+        check::that(experts > 0 && chunks > 0, "mox::merge_coefficients",
+                    "arguments 'experts' and 'chunks' must be positive");
+        check::that(start > 0 && start < 1, "mox::merge_coefficients", "argument 'start' must lie in (0, 1)");
+        raw_.assign(static_cast<std::size_t>(experts * chunks),
+                    static_cast<T>(std::log(start / (1 - start))));
+    }
+
+    index_t experts() const noexcept { return experts_; }
+    index_t chunks() const noexcept { return chunks_; }
+    /// What is trained, experts x chunks.
+    std::span<T> raw() noexcept { return raw_; }
+    std::span<const T> raw() const noexcept { return raw_; }
+    /// lambda of an expert and chunk.
+    T value(index_t expert, index_t chunk) const {
+        const T r = raw_[static_cast<std::size_t>(expert * chunks_ + chunk)];
+        return T(1) / (T(1) + std::exp(-r));
+    }
+
+    /// merged = base + sum_k lambda_k task_k. tasks: experts x n, the differences expert - base.
+    void merge(std::span<const T> base, std::span<const T> tasks, std::span<T> merged) const {
+        check_sizes("mox::merge_coefficients::merge", "merged", base.size(), tasks.size(), merged.size());
+        std::copy(base.begin(), base.end(), merged.begin());
+        for_each(base.size(), [&](index_t k, index_t c, std::size_t i) {
+            merged[i] += value(k, c) * tasks[at(k, i, base.size())];
+        });
+    }
+
+    /// draw (+)= the gradient of the raw coefficients, given that of the merged tensor.
+    void gradient(std::span<const T> dmerged, std::span<const T> tasks, std::span<T> draw,
+                  bool accumulate = false) const {
+        check_sizes("mox::merge_coefficients::gradient", "dmerged", dmerged.size(), tasks.size(),
+                    dmerged.size());
+        check::size("mox::merge_coefficients::gradient", "draw", "elements, experts x chunks",
+                    ssize_of(raw()), ssize_of(draw));
+        if (!accumulate) std::fill(draw.begin(), draw.end(), T(0));
+        for_each(dmerged.size(), [&](index_t k, index_t c, std::size_t i) {
+            const T l = value(k, c);
+            draw[static_cast<std::size_t>(k * chunks_ + c)] +=
+                l * (T(1) - l) * dmerged[i] * tasks[at(k, i, dmerged.size())];
+        });
+    }
+
+    /// sum |lambda - start| / chunks: keeps the coefficients near their start.
+    T penalty() const {
+        T sum = 0;
+        for (index_t k = 0; k < experts_; ++k) {
+            for (index_t c = 0; c < chunks_; ++c) sum += std::abs(value(k, c) - static_cast<T>(start_));
+        }
+        return sum / static_cast<T>(chunks_);
+    }
+    /// draw += scale * its gradient; 0 where a coefficient is at its start.
+    void penalty_gradient(T scale, std::span<T> draw) const {
+        check::size("mox::merge_coefficients::penalty_gradient", "draw", "elements, experts x chunks",
+                    ssize_of(raw()), ssize_of(draw));
+        for (index_t k = 0; k < experts_; ++k) {
+            for (index_t c = 0; c < chunks_; ++c) {
+                const T l = value(k, c), d = l - static_cast<T>(start_);
+                const T sign = d > 0 ? T(1) : d < 0 ? T(-1) : T(0);
+                draw[static_cast<std::size_t>(k * chunks_ + c)] +=
+                    scale * sign * l * (T(1) - l) / static_cast<T>(chunks_);
+            }
+        }
+    }
+
+private:
+    static std::size_t at(index_t k, std::size_t i, std::size_t n) {
+        return static_cast<std::size_t>(k) * n + i;
+    }
+
+    void check_sizes(std::string_view call, std::string_view argument, std::size_t n, std::size_t tasks,
+                     std::size_t to) const {
+        check::size(call, "tasks", "elements, experts x the tensor", experts_ * static_cast<index_t>(n),
+                    static_cast<index_t>(tasks));
+        check::size(call, argument, "elements, like the tensor", static_cast<index_t>(n),
+                    static_cast<index_t>(to));
+    }
+
+    // body(expert, chunk, element)
+    template <class Body>
+    void for_each(std::size_t n, Body&& body) const {
+        if (n == 0) return;
+        const std::size_t step = static_cast<std::size_t>(divide_up(static_cast<index_t>(n), chunks_));
+        for (index_t k = 0; k < experts_; ++k) {
+            for (std::size_t i = 0; i < n; ++i) body(k, static_cast<index_t>(i / step), i);
+        }
+    }
+
+    index_t experts_, chunks_;
+    double start_;
+    std::vector<T> raw_;
+};
+
+}  // namespace mox::inline MOX_ABI

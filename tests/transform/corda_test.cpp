@@ -1,0 +1,146 @@
+#include <mox/transform/corda.hpp>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <mox/mox.hpp>
+
+#include "../support/adapter_case.hpp"
+#include "../support/catch.hpp"
+
+using namespace mox;
+using Catch::Matchers::Contains;
+using mox_test::distance;
+using mox_test::normal_numbers;
+using mox_test::run_backward;
+using mox_test::run_forward;
+
+namespace {
+
+corda_covariance covariance_of(const std::vector<double>& samples, index_t count, index_t length,
+                               index_t width) {
+    corda_covariance c(width);
+    for (index_t s = 0; s < count; ++s)
+        c.add(matrix_view<const double>(samples.data() + s * length * width, length, width));
+    return c;
+}
+
+// s A' B as in x out.
+std::vector<double> product(const corda_start& s, index_t in, index_t out, index_t rank) {
+    std::vector<double> p(static_cast<std::size_t>(in * out), 0.0);
+    for (index_t r = 0; r < rank; ++r) {
+        for (index_t i = 0; i < in; ++i) {
+            for (index_t o = 0; o < out; ++o)
+                p[static_cast<std::size_t>(i * out + o)] +=
+                    s.a[static_cast<std::size_t>(r * in + i)] * s.b[static_cast<std::size_t>(r * out + o)];
+        }
+    }
+    return p;
+}
+
+template <class Layer>
+void check_case(const std::string& name, corda_mode mode) {
+    const mox_test::golden g(name);
+    const auto calib = g.tensor("in.calib");
+    constexpr index_t in = Layer::in, out = Layer::out, rank = Layer::ranks;
+    const auto c = covariance_of(calib.values, static_cast<index_t>(calib.shape[0]),
+                                 static_cast<index_t>(calib.shape[1]), in);
+    const Eigen::MatrixXd mean = c.mean();
+    std::vector<double> flat(mean.data(), mean.data() + mean.size());
+    CHECK(distance(flat, g.tensor("out.cov").values) < 1e-12);
+    const auto w = mox_test::transposed(g.tensor("param.W"));
+    const corda_start s = corda(std::span<const double>(w), in, out, rank, c, mode);
+    CHECK(distance(s.singular, g.tensor("out.singular").values) < 1e-10);
+    CHECK(distance(s.residual, mox_test::transposed(g.tensor("out.W_residual"))) < 1e-10);
+    CHECK(distance(product(s, in, out, rank), mox_test::transposed(g.tensor("out.BA"))) < 1e-10);
+
+    // The layer: the same function as its base at the start, and the recorded gradients for the recorded
+    // factors (singular vectors have free signs).
+    params<Layer, double> weights;
+    weights.write("0.0.weight", w);
+    corda_initialise<Layer>(weights, "", c, mode);
+    tape<Layer, double> t;
+    const auto x = g.tensor("in.x").values;
+    const auto rows = batch::equal(1, static_cast<index_t>(g.tensor("in.x").shape[0]));
+    CHECK(distance(run_forward(weights, x, rows, t), g.tensor("out.y").values) < 1e-10);
+    weights.write("a", g.tensor("param.A").values);
+    weights.write("b", mox_test::transposed(g.tensor("param.B")));
+    CHECK(distance(run_forward(weights, x, rows, t), g.tensor("out.y").values) < 1e-10);
+    params<Layer, double> grads;
+    CHECK(distance(run_backward(weights, g.tensor("in.dy").values, t, grads), g.tensor("grad.in.x").values) <
+          1e-10);
+    CHECK(distance(grads.read("a"), g.tensor("grad.param.A").values) < 1e-10);
+    CHECK(distance(grads.read("b"), mox_test::transposed(g.tensor("grad.param.B"))) < 1e-10);
+}
+
+constexpr adapter_spec rank3{.rank = 3}, rank2{.rank = 2}, scaled{.rank = 3, .alpha = 12};
+
+}  // namespace
+
+TEST_CASE("golden: corda", "[golden][transform]") {
+    check_case<lora<linear<7, 9>, rank3>>("corda-ipm", corda_mode::instruction);
+    check_case<lora<linear<10, 8>, rank2>>("corda-kpm", corda_mode::knowledge);
+}
+
+TEST_CASE("corda: any scale keeps the function, and all components are the weight", "[transform][corda]") {
+    using net = stack<linear<5, 7>, lora<linear<7, 9, bias::with>, scaled>>;
+    auto w = mox_test::random_params<net, double>(4);
+    w.write("1.b", std::vector<double>(27, 0.0));
+    const auto x = normal_numbers<double>(50, 1);
+    const auto rows = batch::equal(1, 10);
+    tape<net, double> t;
+    const auto before = run_forward(w, x, rows, t);
+    const auto c = covariance_of(normal_numbers<double>(7 * 30, 5), 3, 10, 7);
+    corda_initialise<lora<linear<7, 9, bias::with>, scaled>>(w, "1", c, corda_mode::instruction);
+    CHECK(distance(run_forward(w, x, rows, t), before) < 1e-12);
+    double size = 0;
+    for (const double v : w.read("1.b")) size += std::abs(v);
+    CHECK(size > 1);
+
+    const auto weight = normal_numbers<double>(63, 8);
+    const auto all = corda(std::span<const double>(weight), 7, 9, 7, c, corda_mode::knowledge);
+    for (const double v : all.residual) CHECK(std::abs(v) < 1e-11);
+    CHECK(distance(product(all, 7, 9, 7), weight) < 1e-11);
+}
+
+TEST_CASE("corda: without a preferred direction it is the plain decomposition", "[transform][corda]") {
+    // Inputs whose covariance is a multiple of the identity.
+    std::vector<double> identity(25, 0.0);
+    for (std::size_t i = 0; i < 5; ++i) identity[i * 6] = 1;
+    corda_covariance c(5);
+    c.add(matrix_view<const double>(identity.data(), 5, 5));
+    const auto w = normal_numbers<double>(20, 3);
+    const auto s = corda(std::span<const double>(w), 5, 4, 2, c, corda_mode::instruction);
+    Eigen::Matrix<double, 5, 4, Eigen::RowMajor> m(w.data());
+    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Eigen::MatrixXd best = svd.matrixU().leftCols(2) * svd.singularValues().head(2).asDiagonal() *
+                                 svd.matrixV().leftCols(2).transpose();
+    const auto p = product(s, 5, 4, 2);
+    for (index_t i = 0; i < 5; ++i) {
+        for (index_t j = 0; j < 4; ++j)
+            CHECK(p[static_cast<std::size_t>(i * 4 + j)] == Approx(best(i, j)).margin(1e-12));
+    }
+}
+
+TEST_CASE("corda: bad input is refused", "[transform][corda]") {
+    const auto w = normal_numbers<double>(20, 3);
+    const std::span<const double> weight(w);
+    corda_covariance c(5);
+    CHECK_THROWS_WITH(corda(weight, 5, 4, 2, c, corda_mode::knowledge), Contains("at least one sample"));
+    const auto x = normal_numbers<double>(15, 1);
+    CHECK_THROWS_WITH(c.add(matrix_view<const double>(x.data(), 5, 3)), Contains("must have 5 columns"));
+    c.add(matrix_view<const double>(x.data(), 3, 5));
+    CHECK_THROWS_WITH(corda(weight, 5, 4, 0, c, corda_mode::knowledge), Contains("'rank'"));
+    CHECK_THROWS_WITH(corda(weight, 5, 4, 5, c, corda_mode::knowledge), Contains("'rank'"));
+    CHECK_THROWS_WITH(corda(weight, 4, 5, 2, c, corda_mode::knowledge), Contains("'inputs'"));
+    auto bad = x;
+    for (const double v :
+         {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        bad[2] = v;
+        CHECK_THROWS_WITH(c.add(matrix_view<const double>(bad.data(), 3, 5)), Contains("finite"));
+    }
+    // Fewer tokens than inputs: the damping makes it invertible.
+    CHECK(corda(weight, 5, 4, 2, c, corda_mode::instruction).a.size() == 10);
+}
