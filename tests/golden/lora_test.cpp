@@ -39,7 +39,7 @@ namespace {
 std::vector<double> given_gate, gate_gradient;
 struct given {
     using policy = mox::route::rank_gate_policy;
-    static constexpr std::string_view name = "given";
+    [[maybe_unused]] static constexpr std::string_view name = "given";
     static constexpr bool routed = true, trains_down = true, scales_by_alpha = false;
     static constexpr bool reads_activations = false, teaches_activations = false;
     template <index_t Ranks>
