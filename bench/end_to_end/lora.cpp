@@ -74,6 +74,45 @@ struct eigen_experts {
     }
 };
 
+// Sixteen sequences, each with one of eight adapters: one call for the batch, or a call for every adapter.
+constexpr index_t pool_ranks[8] = {4, 8, 8, 16, 16, 32, 32, 64};
+using pool = mox::lora_pool<no_base, mox::pool_spec{.adapters = 8, .ranks = 180}>;
+struct served {
+    bench::steps<pool> all{1, 16, tokens / 16}, part{1, 2, tokens / 16};
+
+    served() {
+        std::vector<float> first, rank;
+        std::vector<mox::row_t> labels;
+        float next = 0;
+        for (const index_t r : pool_ranks) {
+            labels.insert(labels.end(), 2, static_cast<mox::row_t>(rank.size()));
+            first.push_back(next);
+            rank.push_back(static_cast<float>(r));
+            next += rank.back();
+        }
+        all.weights.write("first", first);
+        all.weights.write("rank", rank);
+        all.weights.write("scale", std::vector<float>(8, 1.0f));
+        part.weights = all.weights;
+        all.rows.with_labels(labels);
+    }
+    void together() { all.infer(); }
+    void one_by_one() {
+        for (mox::row_t e = 0; e < 8; ++e) {
+            part.rows.with_labels({e, e});
+            part.infer();
+        }
+    }
+};
+// The same with every adapter filled up to the largest rank.
+constexpr mox::adapter_spec widest{.rank = 64};
+using filled = mox::lora_experts<no_base, 8, widest, mox::route::by_label, mox::gate::one>;
+struct served_filled {
+    bench::steps<filled> all{1, 16, tokens / 16};
+    served_filled() { all.rows.with_labels({0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7}); }
+    void together() { all.infer(); }
+};
+
 template <class Layer>
 bench::competitor infer(const char* who) {
     return {who, bench::run(&bench::steps<Layer>::infer, index_t{1}, index_t{1}, tokens)};
@@ -99,6 +138,13 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       bench::limit::none,
                       {{0, 0, "all_ranks", 0.85}},
                       {train<mola>("mox"), train<dense_64>("all_ranks")}});
+    groups.push_back({"lora/forward/8_adapters_of_rank_4_to_64",
+                      full * 180 / 8,
+                      bench::limit::none,
+                      {{0, 1.0, "one_by_one"}, {0, 1.5, "one_rank"}},
+                      {{"mox", bench::run(&served::together)},
+                       {"one_by_one", bench::run(&served::one_by_one)},
+                       {"one_rank", bench::run(&served_filled::together)}}});
     groups.push_back({"lora/forward/smora_8_of_64",
                       full * 64,
                       bench::limit::none,

@@ -28,6 +28,7 @@
 #include <mox/layer/linear.hpp>
 #include <mox/layer/lora.hpp>
 #include <mox/layer/lora_experts.hpp>
+#include <mox/layer/lora_pool.hpp>
 #include <mox/layer/mixlora.hpp>
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
@@ -46,6 +47,7 @@
 #include <mox/train/loss.hpp>
 #include <mox/train/schedule.hpp>
 #include <mox/train/selection_bias.hpp>
+#include <mox/transform/adapter_pool.hpp>
 #include <mox/transform/compeft.hpp>
 #include <mox/transform/expert_merging.hpp>
 #include <mox/transform/merge.hpp>

@@ -269,6 +269,34 @@ TEST_CASE("inference allocates nothing after two calls", "[allocation]") {
     }
 }
 
+TEST_CASE("a pool of adapters allocates nothing after two steps", "[allocation]") {
+    using served = mox::lora_pool<mox::linear<32, 50>, mox::pool_spec{.adapters = 3, .ranks = 9}>;
+    const auto run = [](mox::executor_ref exec) {
+        mox::params<served> weights{mox::init::standard, 1}, grads;
+        weights.write("rank", std::vector<float>{4, 0, 5});
+        weights.write("first", std::vector<float>{0, 0, 4});
+        weights.write("scale", std::vector<float>{1, 1, 1});
+        mox::tape<served> tape(exec);
+        mox::batch rows = mox::batch::ragged({17, 1, 33, 13});
+        rows.with_labels({0, 2, -1, 2});
+        const std::vector<float> x(static_cast<std::size_t>(64 * 32), 0.5f);
+        const auto step = [&] {
+            const auto y = mox::forward<served>(weights, {x.data(), 64, 32}, rows, tape);
+            const auto dy = tape.output_grad();
+            for (index_t t = 0; t < y.rows; ++t) std::copy_n(y.row(t), y.cols, dy.row(t));
+            mox::backward<served>(weights, tape, grads);
+        };
+        step();
+        step();
+        count_allocations counter;
+        for (int s = 0; s < 5; ++s) step();
+        return counter.stop();
+    };
+    REQUIRE(run({}) == 0);
+    mox::thread_pool threads(2);
+    REQUIRE(run(threads) == 0);
+}
+
 TEST_CASE("decoding allocates nothing after a prompt and two tokens", "[allocation]") {
     const auto run = [](mox::executor_ref exec) {
         const mox::params<net> weights{mox::init::standard, 1};

@@ -18,12 +18,16 @@ struct group_view {
     index_t slots() const noexcept { return count == 0 ? 0 : end(count - 1); }
 };
 
-/// Weight matrices of one shape: whole ones behind each other in memory, or, when the first is a range of
-/// rows of a taller matrix, the ranges that follow in it.
+/// Weight matrices of one width: whole ones of one shape behind each other in memory; or, when the first is a
+/// range of rows of a taller matrix, the ranges that follow in it; or, with `starts` and `heights`, any
+/// ranges of the rows of one matrix.
 template <class T, class Arch = simd::default_arch>
 struct panel_stack {
     panel_view<T, Arch> first;
+    const row_t* starts = nullptr;   ///< first row of each group's range, or null
+    const row_t* heights = nullptr;  ///< rows of each group's range
     constexpr panel_view<T, Arch> operator[](index_t e) const noexcept {
+        if (starts) return first.row_range(starts[e], starts[e] + heights[e]);
         if (first.rows < first.height) return first.row_range(e * first.rows, (e + 1) * first.rows);
         return {first.data + e * first.size(), first.rows, first.cols};
     }
@@ -100,7 +104,7 @@ void grouped_transposed(executor_ref exec, group_view groups, row_source<const T
                         panel_stack<const T, Arch> w, row_target<T> out) {
     for_each_unit(exec, groups, w.first.rows,
                   [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
-                      const piece_range k(w.first.rows, piece, pieces);
+                      const piece_range k(w[e].rows, piece, pieces);
                       product_transposed<T, Arch>(y, cols, begin, end, w[e], k.begin, k.end, out);
                   });
 }
@@ -196,7 +200,7 @@ void grouped_weight_gradient(executor_ref exec, group_view groups, row_source<co
     exec.run(units * cuts, [&](index_t unit) {
         const index_t e = unit / (panels * cuts);
         const index_t p = unit / cuts % panels;
-        const piece_range k(dw.first.rows, unit % cuts, cuts);
+        const piece_range k(dw[e].rows, unit % cuts, cuts);
         weight_gradient<T, Arch>(x, y, cols, groups.begin(e), groups.end(e), dw[e], p, k.begin, k.end,
                                  accumulate);
     });

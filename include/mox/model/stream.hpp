@@ -50,7 +50,14 @@ public:
     /// The decode state of stateful layer i, in forward order.
     const layer_state<T>& state(index_t i) const { return states_.at(static_cast<std::size_t>(i)); }
 
-    /// Forgets everything; the memory stays.
+    /// What the host program knows of the sequence, as in batch::with_labels. Stays until it is set again.
+    stream& with_label(row_t label) noexcept {
+        label_ = label;
+        labelled_ = true;
+        return *this;
+    }
+
+    /// Forgets everything but the label; the memory stays.
     void reset() noexcept {
         length_ = 0;
         for (auto& s : states_) s.rows = 0;
@@ -65,7 +72,7 @@ public:
         offsets_[1] = static_cast<row_t>(n);
         for (index_t i = 0; i < n; ++i)
             positions_[static_cast<std::size_t>(i)] = static_cast<row_t>(length_ + i);
-        const sequence_view rows{offsets_, 1, positions_.data(), nullptr};
+        const sequence_view rows{offsets_, 1, positions_.data(), nullptr, labelled_ ? &label_ : nullptr};
         context<T> ctx = tape_.begin(rows, phase::evaluate, false);
         ctx.states = states_;
         const matrix_view<T> y = ctx.activation(n, Net::out);
@@ -82,6 +89,8 @@ private:
     std::vector<layer_state<T>> states_;
     std::vector<row_t> positions_;
     row_t offsets_[2] = {0, 0};
+    row_t label_ = 0;
+    bool labelled_ = false;
 };
 
 /// Appends tokens to a stream and returns the network's output for them (rows x Net::out), valid until the

@@ -45,6 +45,24 @@ void paths_without_wrappers(const std::string& path, std::vector<std::string>& a
     }
 }
 
+// visit(layer type, its path, its path without wrappers, whether that is a name) for L and all inside it.
+template <class L, class Visit>
+void visit_layers(Visit&& visit, const std::string& path = "", const std::string& plain = "",
+                  bool named = false) {
+    visit(std::type_identity<L>{}, path, plain, named);
+    for (index_t r = 0; r < repetitions<L>(); ++r) {
+        for_each_index<children_of<L>::size>([&](auto i) {
+            using child = typename children_of<L>::template at<i>;
+            if constexpr (is_transparent<L>()) {
+                visit_layers<child>(visit, child_path<L, i>(path, r), plain, named);
+            } else {
+                visit_layers<child>(visit, child_path<L, i>(path, r), child_path<L, i>(plain, r),
+                                    names_children<L>);
+            }
+        });
+    }
+}
+
 }  // namespace detail
 
 /// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth,

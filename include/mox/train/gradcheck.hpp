@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <mox/model/run.hpp>
@@ -53,6 +54,8 @@ struct gradcheck_result {
 
 namespace detail {
 
+inline constexpr std::uint64_t gradcheck_stream = 0x67726164;
+
 // The routing of a step as numbers, to notice that a difference quotient crossed a decision.
 inline std::vector<row_t> routing_fingerprint(std::span<const routing_record> records) {
     std::vector<row_t> f;
@@ -66,29 +69,14 @@ inline std::vector<row_t> routing_fingerprint(std::span<const routing_record> re
 
 }  // namespace detail
 
-/// Compares all parameter gradients, and the input gradient of a network that reads a matrix, with central
-/// differences of L = sum(output * R) + auxiliary losses, R random. Also fails when backward does not write
-/// an element (gradients start as NaN), when running it twice with accumulation does not double it, and when
-/// the gradient of a tensor is zero everywhere although it is not listed in may_be_zero.
+namespace detail {
+
 template <class Net>
-gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequences) {
+gradcheck_result gradcheck_at(const gradcheck_options& options, const batch& sequences,
+                              params<Net, double> weights, const random_stream& numbers,
+                              std::uint64_t counter) {
     constexpr bool ids_in = detail::takes_ids<Net>();
     const index_t rows = sequences.rows();
-    params<Net, double> weights{init::standard, options.seed};
-    // Zero-initialised tensors (biases) get small numbers too, else their paths are not tried.
-    std::uint64_t counter = 0;
-    const random_stream numbers(options.seed, 0x67726164ull);
-    for (const tensor_info& t : params<Net, double>::tensors()) {
-        auto v = weights.read(t);
-        for (double& x : v) {
-            if (t.spec.init == fill::zeros || t.spec.init == fill::ones) x += 0.1 * numbers.normal(counter++);
-            if (t.spec.init == fill::small || t.spec.init == fill::embedding)
-                x = 0.5 * numbers.normal(counter++);
-            x *= options.weight_scale;
-        }
-        weights.write(t, v);
-    }
-
     std::vector<row_t> ids;
     buffer<double> x(ids_in ? 0 : rows * Net::in);
     if constexpr (ids_in) {
@@ -225,6 +213,40 @@ gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequen
     }
     if (result.passed) result.message = "ok";
     return result;
+}
+
+}  // namespace detail
+
+/// Compares all parameter gradients, and the input gradient of a network that reads a matrix, with central
+/// differences of L = sum(output * R) + auxiliary losses, R random. Also fails when backward does not write
+/// an element (gradients start as NaN), when running it twice with accumulation does not double it, and when
+/// the gradient of a tensor is zero everywhere although it is not listed in may_be_zero.
+template <class Net>
+gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequences) {
+    params<Net, double> weights{init::standard, options.seed};
+    // Zero-initialised tensors (biases) get small numbers too, else their paths are not tried.
+    std::uint64_t counter = 0;
+    const random_stream numbers(options.seed, detail::gradcheck_stream);
+    for (const tensor_info& t : params<Net, double>::tensors()) {
+        auto v = weights.read(t);
+        for (double& x : v) {
+            if (t.spec.init == fill::zeros || t.spec.init == fill::ones) x += 0.1 * numbers.normal(counter++);
+            if (t.spec.init == fill::small || t.spec.init == fill::embedding)
+                x = 0.5 * numbers.normal(counter++);
+            x *= options.weight_scale;
+        }
+        weights.write(t, v);
+    }
+
+    return detail::gradcheck_at(options, sequences, std::move(weights), numbers, counter);
+}
+
+/// The same at given weights, for layers whose numbers must fit together.
+template <class Net>
+gradcheck_result gradcheck(const gradcheck_options& options, const batch& sequences,
+                           const params<Net, double>& weights) {
+    return detail::gradcheck_at(options, sequences, weights,
+                                random_stream(options.seed, detail::gradcheck_stream), 0);
 }
 
 template <class Net>

@@ -45,25 +45,6 @@ consteval bool check_mergeable() {
     return true;
 }
 
-// visit(adapter type, its path, the path of its base's weight in the network without adapters)
-template <class L, class Visit>
-void visit_adapters(Visit&& visit, const std::string& path, const std::string& plain, bool named) {
-    if constexpr (adapter_of<L>::found) {
-        visit(std::type_identity<L>{}, path, tensor_path(plain, "weight", named));
-    }
-    for (index_t r = 0; r < repetitions<L>(); ++r) {
-        for_each_index<children_of<L>::size>([&](auto i) {
-            using child = typename children_of<L>::template at<i>;
-            if constexpr (is_transparent<L>()) {
-                visit_adapters<child>(visit, child_path<L, i>(path, r), plain, named);
-            } else {
-                visit_adapters<child>(visit, child_path<L, i>(path, r), child_path<L, i>(plain, r),
-                                      names_children<L>);
-            }
-        });
-    }
-}
-
 // base + s A' B, rounded once per element.
 template <class Layer, class Net, class T>
 std::vector<T> merged_weight(const params<Net, T>& weights, const std::string& path) {
@@ -100,17 +81,19 @@ template <class From, class To, class T>
 index_t merge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
     std::vector<std::pair<std::string, std::vector<T>>> all;
-    detail::visit_adapters<From>(
-        [&](auto layer, const std::string& path, const std::string& plain) {
-            using adapter = typename decltype(layer)::type;
+    detail::visit_layers<From>([&](auto layer, const std::string& path, const std::string& place,
+                                   bool named) {
+        using adapter = typename decltype(layer)::type;
+        if constexpr (detail::adapter_of<adapter>::found) {
+            const std::string plain = detail::tensor_path(place, "weight", named);
             const std::string base = (path.empty() ? "" : path + ".") + "0.0.weight";
             check::that(detail::same_values(to.read(plain), from.read(base)), "mox::merge",
                         "tensor '" + plain +
                             "' of the target must be the adapter's frozen map, but it differs: it is merged "
                             "already, or it was trained on");
             all.emplace_back(plain, detail::merged_weight<adapter>(from, path));
-        },
-        "", "", false);
+        }
+    });
     for (const auto& [path, values] : all) to.write(path, values);
     return static_cast<index_t>(all.size());
 }
@@ -121,15 +104,17 @@ template <class From, class To, class T>
 index_t unmerge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
     std::vector<std::pair<std::string, std::vector<T>>> all;
-    detail::visit_adapters<From>(
-        [&](auto layer, const std::string& path, const std::string& plain) {
+    detail::visit_layers<From>(
+        [&](auto layer, const std::string& path, const std::string& place, bool named) {
             using adapter = typename decltype(layer)::type;
-            check::that(detail::same_values(to.read(plain), detail::merged_weight<adapter>(from, path)),
-                        "mox::unmerge",
-                        "tensor '" + plain + "' of the target is not merged with this adapter");
-            all.emplace_back(plain, from.read((path.empty() ? "" : path + ".") + "0.0.weight"));
-        },
-        "", "", false);
+            if constexpr (detail::adapter_of<adapter>::found) {
+                const std::string plain = detail::tensor_path(place, "weight", named);
+                check::that(detail::same_values(to.read(plain), detail::merged_weight<adapter>(from, path)),
+                            "mox::unmerge",
+                            "tensor '" + plain + "' of the target is not merged with this adapter");
+                all.emplace_back(plain, from.read((path.empty() ? "" : path + ".") + "0.0.weight"));
+            }
+        });
     for (const auto& [path, values] : all) to.write(path, values);
     return static_cast<index_t>(all.size());
 }
