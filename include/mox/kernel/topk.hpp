@@ -4,11 +4,15 @@
 // k distinct indices.
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <utility>
 
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
 #include <mox/kernel/elementwise.hpp>
+#include <mox/simd/batch.hpp>
+#include <mox/simd/transpose.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
@@ -46,12 +50,81 @@ void top_k_row(const T* values, index_t n, index_t k, row_t* chosen) {
     }
 }
 
-/// chosen: rows x k.
-template <class T>
+namespace detail {
+
+/// Most values of a row, and of the k largest, that lane by lane selection takes.
+inline constexpr index_t lanes_values = 256, lanes_k = 8;
+
+// The K largest of each of as many rows as a register has lanes: every lane keeps its own sorted list. False,
+// and nothing written, when a value is not finite: comparisons alone would not put those in order.
+template <class T, class Arch, int K>
+MOX_NOINLINE bool top_k_lanes(const T* rows, index_t stride, index_t n, row_t* chosen) {
+    using batch = simd::batch<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    alignas(64) T columns[static_cast<std::size_t>(lanes_values * L)];
+    simd::transpose_lanes<T, Arch>(rows, stride, n, columns);
+    batch best[K], place[K];
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j) {
+        best[j] = batch(-std::numeric_limits<T>::infinity());
+        place[j] = batch(T(0));
+    }
+    batch finite(T(0)), index(T(0));
+    for (index_t i = 0; i < n; ++i) {
+        const batch v = simd::load<T, Arch>(columns + i * L);
+        finite = finite + (v - v);
+        // Only a larger value goes before another: of equal ones the first stays first.
+#pragma GCC unroll 8
+        for (int j = K - 1; j > 0; --j) {
+            const auto here = v > best[j], before = v > best[j - 1];
+            best[j] = simd::select(here, simd::select(before, best[j - 1], v), best[j]);
+            place[j] = simd::select(here, simd::select(before, place[j - 1], index), place[j]);
+        }
+        const auto first = v > best[0];
+        best[0] = simd::select(first, v, best[0]);
+        place[0] = simd::select(first, index, place[0]);
+        index = index + batch(T(1));
+    }
+    alignas(64) T lanes[static_cast<std::size_t>(L)];
+    finite.store_aligned(lanes);
+    for (index_t lane = 0; lane < L; ++lane) {
+        if (!(lanes[lane] == T(0))) return false;
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j) {
+        place[j].store_aligned(lanes);
+        for (index_t lane = 0; lane < L; ++lane) chosen[lane * K + j] = static_cast<row_t>(lanes[lane]);
+    }
+    return true;
+}
+
+template <class T, class Arch, int... J>
+constexpr auto top_k_table(std::integer_sequence<int, J...>) {
+    return std::array<bool (*)(const T*, index_t, index_t, row_t*), sizeof...(J)>{
+        &top_k_lanes<T, Arch, J + 1>...};
+}
+
+}  // namespace detail
+
+/// The k largest of every row, best first. chosen: rows x k.
+template <class T, class Arch = simd::default_arch>
 void top_k_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> values, index_t k,
                 row_t* chosen) {
+    static constexpr auto table =
+        detail::top_k_table<T, Arch>(std::make_integer_sequence<int, static_cast<int>(detail::lanes_k)>{});
+    constexpr index_t L = simd::lanes<T, Arch>;
+    const index_t n = values.cols;
+    const bool by_lanes = k > 0 && k <= detail::lanes_k && n <= detail::lanes_values;
     parallel_ranges(exec, values.rows, 256, [&](index_t begin, index_t end) {
-        for (index_t t = begin; t < end; ++t) top_k_row<T>(values.row(t), values.cols, k, chosen + t * k);
+        index_t t = begin;
+        while (t < end) {
+            const index_t next = std::min(end, t + L);
+            const bool done =
+                by_lanes && next - t == L &&
+                table[static_cast<std::size_t>(k - 1)](values.row(t), values.stride, n, chosen + t * k);
+            for (; !done && t < next; ++t) top_k_row<T>(values.row(t), n, k, chosen + t * k);
+            t = next;
+        }
     });
 }
 

@@ -125,8 +125,12 @@ struct sigmoid_top_k {
                     simd::store_upto(s + i, one / (one + simd::exp(-simd::load_upto<T>(s + i, n))), n);
                 });
                 for (index_t j = 0; j < Ranks; ++j) v(t, j) = s[j / Share] + w[1][j];
-                row_t* pick = chosen + t * K;
-                kernel::top_k_row<T>(v.row(t), Ranks, K, pick);
+            }
+        });
+        kernel::top_k_rows<T>(ctx.exec, v, K, chosen);
+        parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                const row_t* pick = chosen + t * K;
                 T sum = 0;
                 for (index_t j = 0; j < K; ++j) sum += v(t, pick[j]);
                 if (sum <= T(0)) positive = false;
@@ -219,10 +223,10 @@ struct strongest {
                     const T v = z(t, j) + w[0][j];
                     strength(t, j) = Key == key::magnitude ? std::abs(v) : v;
                 }
-                kernel::top_k_row<T>(strength.row(t), Ranks, K, chosen + t * K);
-                std::fill_n(g + t * K, K, T(1));
             }
         });
+        kernel::top_k_rows<T>(ctx.exec, strength, K, chosen);
+        std::fill_n(g, z.rows * K, T(1));
         return {};
     }
 
@@ -265,9 +269,13 @@ struct self_activated {
             for (index_t t = begin; t < end; ++t) {
                 const T length = std::max(norm(z, t), smallest<T>);
                 for (index_t j = 0; j < Ranks; ++j) h(t, j) = z(t, j) / length;
-                row_t* pick = chosen + t * k;
+            }
+        });
+        kernel::top_k_rows<T>(ctx.exec, h, k, chosen);
+        parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t t = begin; t < end; ++t) {
+                const row_t* pick = chosen + t * k;
                 T* weight = g + t * k;
-                kernel::top_k_row<T>(h.row(t), Ranks, k, pick);
                 const T largest = h(t, pick[0]);
                 T sum = 0;
                 for (index_t j = 0; j < k; ++j) {
