@@ -14,31 +14,37 @@ namespace detail {
 // Tokens that pass one panel together: its chosen rows then come from the first cache level.
 inline constexpr index_t tokens_per_panel = 64;
 
-// y[0 .. V registers) += sum_j weight[j] panel[chosen[j]][...], `valid` columns of y.
+// y[t][0 .. V registers) += sum_j weight[t, j] panel[chosen[t, j]][...] for tokens [t0, t1); `valid` columns
+// of y, whose first is `column`.
 template <class T, class Arch, int V>
-MOX_NOINLINE void add_chosen(const T* panel, index_t width, const row_t* chosen, const T* weight, index_t k,
-                             T* y, index_t valid) {
+MOX_NOINLINE void add_chosen(const T* panel, index_t t0, index_t t1, const row_t* chosen, const T* weight,
+                             index_t k, matrix_view<T> y, index_t column, index_t valid) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    batch acc[V];
+    for (index_t t = t0; t < t1; ++t) {
+        T* to = y.row(t) + column;
+        batch acc[V];
+        if (valid == V * L) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-        acc[v] = valid >= (v + 1) * L ? simd::load<T, Arch>(y + v * L)
-                                      : simd::load_upto<T, Arch>(y + v * L, valid - v * L);
-    }
-    for (index_t j = 0; j < k; ++j) {
-        if (chosen[j] < 0) continue;
-        const T* row = panel + chosen[j] * width;
-        const batch w(weight[j]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[v] = simd::fma(w, simd::load<T, Arch>(row + v * L), acc[v]);
-    }
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-        if (valid >= (v + 1) * L) {
-            simd::store(y + v * L, acc[v]);
+            for (int v = 0; v < V; ++v) acc[v] = simd::load<T, Arch>(to + v * L);
         } else {
-            simd::store_upto(y + v * L, acc[v], valid - v * L);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v)
+                acc[v] = simd::load_upto<T, Arch>(to + v * L, std::min(L, valid - v * L));
+        }
+        for (index_t i = t * k; i < (t + 1) * k; ++i) {
+            if (chosen[i] < 0) continue;
+            const T* row = panel + chosen[i] * (V * L);
+            const batch w(weight[i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[v] = simd::fma(w, simd::load<T, Arch>(row + v * L), acc[v]);
+        }
+        if (valid == V * L) {
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) simd::store(to + v * L, acc[v]);
+        } else {
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) simd::store_upto(to + v * L, acc[v], std::min(L, valid - v * L));
         }
     }
 }
@@ -66,38 +72,42 @@ MOX_NOINLINE void add_to_chosen(T* panel, index_t width, const row_t* chosen, co
     }
 }
 
-// out[j] = y . row chosen[j] for J lists entries.
+// sums[t - t0, j] += x[t] . panel[rows[t - t0, j]] lane by lane, for tokens [t0, t1) and J rows each; `valid`
+// columns of x, whose first is `column`. Sums start with the first column.
 template <class T, class Arch, int J>
-MOX_NOINLINE void dot_chosen(panel_view<const T, Arch> b, const row_t* chosen, const T* y, index_t cols,
-                             T* out) {
+MOX_NOINLINE void dot_chosen(const T* panel, index_t width, index_t t0, index_t t1, const row_t* rows,
+                             matrix_view<const T> x, index_t column, index_t valid, T* sums) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    batch acc[J];
-#pragma GCC unroll 8
-    for (int j = 0; j < J; ++j) acc[j] = batch(T(0));
-    for (index_t p = 0, n = 0; p < b.panels(); ++p) {
-        const index_t width = b.width(p);
-        const T* panel = b.panel(p);
+    const index_t whole = valid / L * L;
+    for (index_t t = t0; t < t1; ++t, sums += J * L) {
+        const T* from = x.row(t) + column;
         const T* row[J];
+        batch acc[J];
 #pragma GCC unroll 8
-        for (int j = 0; j < J; ++j) row[j] = panel + (chosen[j] < 0 ? 0 : chosen[j]) * width;
-        for (index_t i = 0; i < width; i += L, n += L) {
-            const batch a =
-                n + L <= cols ? simd::load<T, Arch>(y + n) : simd::load_upto<T, Arch>(y + n, cols - n);
-#pragma GCC unroll 8
-            for (int j = 0; j < J; ++j) acc[j] = simd::fma(a, simd::load<T, Arch>(row[j] + i), acc[j]);
+        for (int j = 0; j < J; ++j) {
+            row[j] = panel + rows[(t - t0) * J + j] * width;
+            acc[j] = column == 0 ? batch(T(0)) : simd::load<T, Arch>(sums + j * L);
         }
-    }
+        const auto add = [&](const batch& part, index_t i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < J; ++j) out[j] = chosen[j] < 0 ? T(0) : simd::reduce_add(acc[j]);
+            for (int j = 0; j < J; ++j) acc[j] = simd::fma(part, simd::load<T, Arch>(row[j] + i), acc[j]);
+        };
+        for (index_t i = 0; i < whole; i += L) add(simd::load<T, Arch>(from + i), i);
+        if (whole < valid) add(simd::load_first<T, Arch>(from + whole, valid - whole), whole);
+#pragma GCC unroll 8
+        for (int j = 0; j < J; ++j) simd::store(sums + j * L, acc[j]);
+    }
 }
 
 template <class T, class Arch>
 struct chosen_table {
     static constexpr int vectors = static_cast<int>(panel_vectors<Arch>);
-    using add_fn = void (*)(const T*, index_t, const row_t*, const T*, index_t, T*, index_t);
+    using add_fn = void (*)(const T*, index_t, index_t, const row_t*, const T*, index_t, matrix_view<T>,
+                            index_t, index_t);
     using add_to_fn = void (*)(T*, index_t, const row_t*, const T*, index_t, const T*, index_t);
-    using dot_fn = void (*)(panel_view<const T, Arch>, const row_t*, const T*, index_t, T*);
+    using dot_fn = void (*)(const T*, index_t, index_t, index_t, const row_t*, matrix_view<const T>, index_t,
+                            index_t, T*);
 
     template <int... I>
     static constexpr auto adds(std::integer_sequence<int, I...>) {
@@ -130,10 +140,7 @@ void add_chosen_rows(executor_ref exec, const row_t* chosen, const T* weight, in
             for (index_t p = 0; p < b.panels(); ++p) {
                 const index_t width = b.width(p);
                 const auto tile = detail::chosen_table<T, Arch>::add[static_cast<std::size_t>(width / L - 1)];
-                for (index_t t = t0; t < t1; ++t) {
-                    tile(b.panel(p), width, chosen + t * k, weight + t * k, k, y.row(t) + p * W,
-                         std::min(width, y.cols - p * W));
-                }
+                tile(b.panel(p), t0, t1, chosen, weight, k, y, p * W, std::min(width, y.cols - p * W));
             }
         }
     });
@@ -143,12 +150,32 @@ void add_chosen_rows(executor_ref exec, const row_t* chosen, const T* weight, in
 template <class T, class Arch = simd::default_arch>
 void dot_chosen_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const row_t* chosen,
                      index_t k, std::type_identity_t<panel_view<const T, Arch>> b, T* out) {
-    parallel_ranges(exec, x.rows, 16, [&](index_t begin, index_t end) {
-        for (index_t t = begin; t < end; ++t) {
-            for (index_t j = 0; j < k; j += 8) {
-                const index_t n = std::min<index_t>(8, k - j);
-                detail::chosen_table<T, Arch>::dot[static_cast<std::size_t>(n - 1)](
-                    b, chosen + t * k + j, x.row(t), x.cols, out + t * k + j);
+    constexpr index_t L = simd::lanes<T, Arch>;
+    constexpr index_t W = panel_width<T, Arch>;
+    // The sums of a block and a panel of 64 rows share the first cache level.
+    constexpr index_t block = 16, entries = 8;
+    parallel_ranges(exec, x.rows, block, [&](index_t begin, index_t end) {
+        alignas(64) T sums[static_cast<std::size_t>(block * entries * L)];
+        row_t rows[static_cast<std::size_t>(block * entries)];
+        for (index_t t0 = begin; t0 < end; t0 += block) {
+            const index_t t1 = std::min(end, t0 + block);
+            for (index_t j = 0; j < k; j += entries) {
+                const index_t n = std::min(entries, k - j);
+                const auto tile = detail::chosen_table<T, Arch>::dot[static_cast<std::size_t>(n - 1)];
+                for (index_t t = t0; t < t1; ++t) {
+                    for (index_t i = 0; i < n; ++i)
+                        rows[(t - t0) * n + i] = std::max<row_t>(chosen[t * k + j + i], 0);
+                }
+                for (index_t p = 0; p < b.panels(); ++p) {
+                    tile(b.panel(p), b.width(p), t0, t1, rows, x, p * W, std::min(b.width(p), x.cols - p * W),
+                         sums);
+                }
+                for (index_t t = t0; t < t1; ++t) {
+                    for (index_t i = 0; i < n; ++i) {
+                        const T sum = simd::reduce_add(simd::load<T, Arch>(sums + ((t - t0) * n + i) * L));
+                        out[t * k + j + i] = chosen[t * k + j + i] < 0 ? T(0) : sum;
+                    }
+                }
             }
         }
     });
