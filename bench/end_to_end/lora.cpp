@@ -35,7 +35,9 @@ struct no_base {
 constexpr mox::adapter_spec r8{.rank = 8}, r32{.rank = 32}, r64{.rank = 64};
 using dense_64 = mox::lora<no_base, r64>;
 using dense_32 = mox::lora<no_base, r32>;
-using mola = mox::lora_experts<no_base, 8, r8, mox::route::top_k<2>>;
+template <index_t K>
+using mola_of = mox::lora_experts<no_base, 8, r8, mox::route::top_k<K>>;
+using mola = mola_of<2>;
 using smora = mox::lora<no_base, r64, mox::rank_gate::sigmoid_top_k<8>>;
 using flylora = mox::lora<no_base, r32, mox::rank_gate::strongest<8>>;
 
@@ -147,6 +149,14 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       bench::limit::none,
                       {{0, 0, "all_ranks", 0.85}},
                       {train<mola>("mox"), train<dense_64>("all_ranks")}});
+    // Where computing all ranks becomes the cheaper way (low_rank::prefers_dense): 5 of 8 experts still run
+    // on their own rows, 6 of 8 as plain products with zeros for the rest.
+    groups.push_back({"lora/crossover/5_and_6_of_8_experts",
+                      full * 64,
+                      bench::limit::none,
+                      {},
+                      {infer<mola_of<5>>("mox"), infer<mola_of<6>>("6_of_8"), infer<mola_of<4>>("4_of_8"),
+                       infer<dense_64>("all_ranks")}});
     groups.push_back({"lora/forward/8_adapters_of_rank_4_to_64",
                       full * 180 / 8,
                       bench::limit::none,

@@ -73,9 +73,9 @@ struct low_rank {
     };
 
     /// Computing all ranks of all tokens costs what they cost together, but runs as two plain products;
-    /// grouped rows pay for short tiles. Measured in bench/lowrank.cpp.
+    /// grouped rows pay for short tiles. Measured in bench/end_to_end/lora.cpp (crossover).
     static bool prefers_dense(const kernel::group_view& groups, index_t tokens) {
-        return 4 * groups.slots() > 3 * groups.count * tokens;
+        return 8 * groups.slots() > 5 * groups.count * tokens;
     }
 
     /// y[token] (+)= gate * f_e(x[token]) for every slot; without `accumulate` other rows of y become zero.
