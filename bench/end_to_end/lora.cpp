@@ -142,7 +142,7 @@ const bench::registration add([](std::vector<bench::group>& groups) {
         {"lora/forward/2_of_8_experts_rank_8",
          full * 64,
          bench::limit::none,
-         {{0, 0, "all_ranks", 0.60}, {0, 2.0, "eigen"}},
+         {{0, 0, "all_ranks", 0.60}, {0, 2.0, "eigen"}, {0, 2.0, "libtorch"}},
          {infer<mola>("mox"), infer<dense_64>("all_ranks"), {"eigen", bench::run(&eigen_experts::infer)}}});
     groups.push_back({"lora/forward_backward/2_of_8_experts_rank_8",
                       3 * full * 64,
