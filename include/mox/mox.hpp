@@ -33,6 +33,7 @@
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
 #include <mox/layer/positions.hpp>
+#include <mox/layer/prelu.hpp>
 #include <mox/model/describe.hpp>
 #include <mox/model/params.hpp>
 #include <mox/model/run.hpp>
@@ -45,6 +46,7 @@
 #include <mox/train/distill.hpp>
 #include <mox/train/gradcheck.hpp>
 #include <mox/train/loss.hpp>
+#include <mox/train/ranking_loss.hpp>
 #include <mox/train/schedule.hpp>
 #include <mox/train/selection_bias.hpp>
 #include <mox/transform/adapter_pool.hpp>

@@ -48,6 +48,7 @@ struct standard_t {
         case fill::ones:
         case fill::uniform_cols:
         case fill::sparse_rows:
+        case fill::constant:
             break;
         }
         if (p.writes_residual && residual_additions > 0) {
@@ -103,6 +104,7 @@ public:
                     index_t left = p.row_values;  // of this row, for sparse_rows
                     for (index_t n = 0; n < p.logical_cols(); ++n, ++i) {
                         double v = p.init == fill::ones ? 1.0 : 0.0;
+                        if (p.init == fill::constant) v = p.constant;
                         if (deviation > 0) v = deviation * stream.normal(i);
                         if (p.init == fill::uniform_cols)
                             v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(p.cols));
