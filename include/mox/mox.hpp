@@ -41,6 +41,9 @@
 #include <mox/model/tape.hpp>
 #include <mox/model/transfer.hpp>
 #include <mox/route/by_label.hpp>
+#include <mox/route/hard_inference.hpp>
+#include <mox/route/masked_top_k.hpp>
+#include <mox/route/sequence_max_linear.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/clip.hpp>
 #include <mox/train/distill.hpp>

@@ -158,7 +158,7 @@ struct depth {
             positions[i] = outer.positions[selected[i]];
             token[i] = outer.token_of(selected[i]);
         }
-        r.inner = {offsets, outer.sequences, positions, token, outer.labels};
+        r.inner = {offsets, outer.sequences, positions, token, outer.labels, outer.allowed};
 
         if constexpr (rule::trained) {
             if (ctx.mode == phase::train && n > 0) {

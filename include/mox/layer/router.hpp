@@ -49,6 +49,9 @@ struct router {
         selector::template select<float>(exec, view, chosen);
     };
 
+    /// Scorers read rows one by one, or whole sequences.
+    static constexpr bool scores_sequences = requires { scorer::per_sequence; };
+
     /// The scorer's tensor.
     static constexpr parameter tensor{
         .name = scorer::name, .form = storage::panels, .rows = In, .cols = outputs, .init = fill::small};
@@ -62,6 +65,7 @@ struct router {
         matrix_view<const T> x;
         route::router_view<T> view;
         route::plan<T> plan;
+        const row_t* best = nullptr;  ///< of scorers that read whole sequences: where each logit comes from
         bool auxiliary = false;
     };
 
@@ -72,9 +76,17 @@ struct router {
         const index_t n = x.rows;
         const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
 
-        record<T> r{x, {}, {}, auxiliary};
+        record<T> r{x, {}, {}, nullptr, auxiliary};
         const matrix_view<T> logits = ctx.activation(n, outputs);
-        scorer::template forward<T>(ctx.exec, w, x, logits);
+        if constexpr (scores_sequences) {
+            check::that(!ctx.decoding(), "mox::decode",
+                        "this router scores whole sequences, a stream never holds one; use mox::infer");
+            row_t* best = ctx.saved->template take<row_t>(ctx.rows.sequences * outputs);
+            scorer::template forward<T>(ctx.exec, w, x, ctx.rows.offsets, ctx.rows.sequences, logits, best);
+            r.best = best;
+        } else {
+            scorer::template forward<T>(ctx.exec, w, x, logits);
+        }
         r.view.logits = logits;
         if (gate_type::needs_probability || selects_by_probability || auxiliary) {
             const matrix_view<T> p = ctx.activation(n, outputs);
@@ -85,9 +97,11 @@ struct router {
         }
         r.view.sequence_offsets = ctx.rows.offsets;
         r.view.sequence_labels = ctx.rows.labels;
+        r.view.allowed = ctx.rows.allowed;
         r.view.sequences = ctx.rows.sequences;
         r.view.experts = experts;
         r.view.slots = slots;
+        r.view.training = ctx.training();
         row_t* chosen = ctx.kept->template take<row_t>(n * slots);
         if constexpr (selects_by_view) {
             selector::template select<T>(ctx.exec, r.view, chosen);
@@ -168,7 +182,13 @@ struct router {
         if (probability) {
             kernel::softmax_backward_rows<T>(ctx.exec, r.view.probability, dprob, dlogits, true);
         }
-        scorer::template backward<T>(ctx.exec, w, g, r.x, dlogits, dx, ctx.accumulate, ctx.input_gradient);
+        if constexpr (scores_sequences) {
+            scorer::template backward<T>(ctx.exec, w, g, r.x, r.view.sequence_offsets, r.view.sequences,
+                                         r.best, dlogits, dx, ctx.accumulate, ctx.input_gradient);
+        } else {
+            scorer::template backward<T>(ctx.exec, w, g, r.x, dlogits, dx, ctx.accumulate,
+                                         ctx.input_gradient);
+        }
     }
 };
 

@@ -2,6 +2,7 @@
 
 // Ragged batches: sequences of any length one after the other, and the position of every row in its own.
 
+#include <cstdint>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -19,6 +20,7 @@ struct sequence_view {
     const row_t* positions = nullptr;  ///< one per row
     const row_t* token = nullptr;      ///< row in the whole batch, or null when this is the whole batch
     const row_t* labels = nullptr;     ///< one per sequence (task, adapter), or null
+    matrix_view<const std::uint8_t> allowed = {};  ///< sequences x experts, 0 for those not allowed; or empty
 
     index_t rows() const noexcept { return sequences == 0 ? 0 : static_cast<index_t>(offsets[sequences]); }
     index_t begin(index_t s) const noexcept { return static_cast<index_t>(offsets[s]); }
@@ -65,8 +67,8 @@ public:
     }
     sequence_view view() const noexcept {
         static constexpr row_t none[1] = {0};
-        return {offsets_.empty() ? none : offsets_.data(), sequences(), positions_.data(), nullptr,
-                labels_.empty() ? nullptr : labels_.data()};
+        return {offsets_.empty() ? none : offsets_.data(),  sequences(), positions_.data(), nullptr,
+                labels_.empty() ? nullptr : labels_.data(), allowed()};
     }
 
     /// What the host program knows of each sequence: its task, or the adapter it is for (route::by_label,
@@ -81,15 +83,34 @@ public:
         return with_labels(std::span<const row_t>(labels.begin(), labels.size()));
     }
 
+    /// Which of `experts` experts each sequence may use: sequences x experts, row-major, 0 for those it may
+    /// not (route::masked_top_k).
+    batch& with_allowed_experts(std::span<const std::uint8_t> allowed, index_t experts) {
+        check::that(experts > 0, "mox::batch::with_allowed_experts", "argument 'experts' must be positive");
+        check::size("mox::batch::with_allowed_experts", "allowed", "values, one per sequence and expert",
+                    sequences() * experts, ssize_of(allowed));
+        allowed_.assign(allowed.begin(), allowed.end());
+        allowed_experts_ = experts;
+        return *this;
+    }
+    batch& with_allowed_experts(std::initializer_list<std::uint8_t> allowed, index_t experts) {
+        return with_allowed_experts(std::span<const std::uint8_t>(allowed.begin(), allowed.size()), experts);
+    }
+
     /// Reuses the memory: nothing is allocated when the batch does not grow.
     void assign_equal(index_t count, index_t length) {
         offsets_.assign(1, 0);
         positions_.clear();
         labels_.clear();
+        allowed_.clear();
         for (index_t i = 0; i < count; ++i) append(length);
     }
 
 private:
+    matrix_view<const std::uint8_t> allowed() const noexcept {
+        if (allowed_.empty()) return {};
+        return {allowed_.data(), sequences(), allowed_experts_};
+    }
     void append(index_t length) {
         const std::size_t begin = positions_.size();
         positions_.resize(begin + static_cast<std::size_t>(length));
@@ -100,6 +121,8 @@ private:
     std::vector<row_t> offsets_;
     std::vector<row_t> positions_;
     std::vector<row_t> labels_;
+    std::vector<std::uint8_t> allowed_;
+    index_t allowed_experts_ = 0;
 };
 
 }  // namespace mox::inline MOX_ABI

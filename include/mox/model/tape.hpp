@@ -163,7 +163,14 @@ private:
             labels = memory_->kept.template take<row_t>(rows.sequences);
             std::copy_n(rows.labels, rows.sequences, labels);
         }
-        return {offsets, rows.sequences, positions, nullptr, labels};
+        matrix_view<const std::uint8_t> allowed;
+        if (rows.allowed.data) {
+            const index_t size = rows.sequences * rows.allowed.cols;
+            std::uint8_t* flags = memory_->kept.template take<std::uint8_t>(size);
+            std::copy_n(rows.allowed.data, size, flags);
+            allowed = {flags, rows.sequences, rows.allowed.cols};
+        }
+        return {offsets, rows.sequences, positions, nullptr, labels, allowed};
     }
 
     template <class... Ss>

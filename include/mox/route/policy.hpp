@@ -2,6 +2,7 @@
 
 // Policies say what they are by a tag, so that layers take them in any order and refuse others by name.
 
+#include <cstdint>
 #include <type_traits>
 
 #include <mox/core/coefficient.hpp>
@@ -81,10 +82,12 @@ struct router_view {
     const T* gate = nullptr;           ///< N x slots, weights of the outputs
     const row_t* counts = nullptr;     ///< outputs: how often each was chosen, before dropping
     const row_t* sequence_offsets = nullptr;
-    const row_t* sequence_labels = nullptr;  ///< one per sequence, or null
+    const row_t* sequence_labels = nullptr;        ///< one per sequence, or null
+    matrix_view<const std::uint8_t> allowed = {};  ///< sequences x experts, 0 for those not allowed; or empty
     index_t sequences = 0;
     index_t experts = 0;
     index_t slots = 0;
+    bool training = true;
 
     index_t tokens() const noexcept { return logits.rows; }
     index_t outputs() const noexcept { return logits.cols; }
