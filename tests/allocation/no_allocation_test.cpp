@@ -119,7 +119,14 @@ using adapted = mox::stack<
     mox::residual<mox::mixlora<32, 24, mox::activation::silu, 4, shared_base, mox::route::top_k<2>>>,
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::sigmoid_top_k<2>>,
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::strongest<2>>,
-    mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
+    mox::lora_experts<mox::linear<32, 32>, 3, rank4, mox::route::sequence_max_linear,
+                      mox::route::hard_inference>,
+    mox::prelu<32>, mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
+
+// A router that needs the masks of the batch.
+using masked = mox::stack<mox::embedding<50, 32>,
+                          mox::moe<mox::experts<4, mox::swiglu<32, 24>>, mox::route::masked_top_k<2>>,
+                          mox::linear<32, 50>>;
 
 std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
     std::vector<row_t> ids;
@@ -136,7 +143,8 @@ long allocations_of_training(mox::executor_ref exec) {
     mox::params<Net> grads;
     mox::tape<Net> tape(exec);
     mox::adamw<Net> optimiser{{.rate = 1e-2}};
-    const mox::batch rows = mox::batch::ragged({17, 0, 1, 33, 13});
+    mox::batch rows = mox::batch::ragged({17, 0, 1, 33, 13});
+    rows.with_allowed_experts({1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 0}, 4);
     // The routing changes from step to step; other ids in every step make sure of that.
     std::vector<std::vector<row_t>> ids, targets;
     for (std::uint64_t s = 0; s < 7; ++s) {
@@ -246,12 +254,14 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
         REQUIRE(allocations_of_training<net>({}) == 0);
         REQUIRE(allocations_of_training<listening>({}) == 0);
         REQUIRE(allocations_of_training<adapted>({}) == 0);
+        REQUIRE(allocations_of_training<masked>({}) == 0);
     }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
         REQUIRE(allocations_of_training<net>(pool) == 0);
         REQUIRE(allocations_of_training<listening>(pool) == 0);
         REQUIRE(allocations_of_training<adapted>(pool) == 0);
+        REQUIRE(allocations_of_training<masked>(pool) == 0);
     }
 }
 
