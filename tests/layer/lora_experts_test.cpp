@@ -56,6 +56,24 @@ TEST_CASE("lora_experts: gradients of every routing", "[layer][lora]") {
     gradients<lora_experts<swiglu<7, 5>, 4, rank2, route::top_k<2>>>(rows);
 }
 
+TEST_CASE("lora_experts: a trained layer becomes the frozen base", "[layer][lora]") {
+    using trained_net = stack<base, adapted_ffn<9, 4, activation::silu, as_they_are>>;
+    using experts = with_lora_experts<3, rank2, route::top_k<2>>;
+    using net = stack<experts::around<base>, adapted_ffn<9, 4, activation::silu, experts>>;
+    const params<trained_net, double> trained(init::standard, 3);
+    params<net, double> w(init::standard, 4);
+    const auto report = copy_matching(trained, w);
+    CHECK(report.copied == 3);
+    CHECK(report.unused.empty());
+    CHECK(report.kept.size() == 9);  // router, a and b of each map
+    // B is zero: the same function.
+    const auto x = normal_numbers<double>(7 * 11, 1);
+    const auto rows = batch::equal(1, 11);
+    tape<trained_net, double> t;
+    tape<net, double> u;
+    CHECK(distance(run_forward(w, x, rows, u), run_forward(trained, x, rows, t)) < 1e-13);
+}
+
 TEST_CASE("lora_experts: the sum of experts computed one by one", "[layer][lora]") {
     // A plan with few slots runs in groups, one with most of them as plain products: both must be this sum.
     const auto check = [](auto type, index_t experts) {

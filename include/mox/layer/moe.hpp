@@ -83,6 +83,9 @@ struct moe {
     static constexpr bool draws = requires { body::draws; };
 
     using children = typename detail::layers_of<route::all_of_kind<route::shared_policy, Policies...>>::type;
+    /// Low-rank experts around one layer only wrap it, like mox::lora (model/transfer.hpp).
+    static constexpr bool transparent = requires { body::rank; }
+    &&children::size == 1;
 
     static constexpr auto parameters = [] {
         constexpr auto bank = body::template bank_parameters<expert_count>;
