@@ -13,6 +13,7 @@
 #include <mox/mox.hpp>
 
 #include "support/arguments.hpp"
+#include "support/byte_network.hpp"
 #include "support/chart.hpp"
 #include "support/corpus.hpp"
 #include "support/errors.hpp"
@@ -30,17 +31,7 @@ using mox::row_t;
 // ---- The networks
 // -------------------------------------------------------------------------------------------
 
-constexpr index_t width = 128, hidden = 384, blocks = 4;
-constexpr index_t sequence = 256, sequences = 4;  // 1024 bytes a step
-constexpr mox::attention_spec heads{.width = width, .heads = 4};
-
-template <class FeedForward>
-using block = mox::stack<mox::residual<mox::rms_norm<width>, mox::attention<heads, mox::mask::causal>>,
-                         mox::residual<mox::rms_norm<width>, FeedForward>>;
-
-template <class Body>
-using language_model =
-    mox::stack<mox::embedding<256, width>, Body, mox::rms_norm<width>, mox::linear<width, 256>>;
+using namespace support::byte_network;
 
 // The tokens a router leaves out of every other block.
 template <class Block>
@@ -95,38 +86,8 @@ double seconds_since(clock_type::time_point start) {
     return std::chrono::duration<double>(clock_type::now() - start).count();
 }
 
-// Windows of the text and the byte after each of their bytes.
-void read_window(std::span<const unsigned char> text, std::size_t begin, row_t* ids, row_t* targets) {
-    for (std::size_t i = 0; i < static_cast<std::size_t>(sequence); ++i) {
-        ids[i] = text[begin + i];
-        targets[i] = text[begin + i + 1];
-    }
-}
-
 // ---- Evaluation
 // -----------------------------------------------------------------------------------------------
-
-/// Bits per byte on windows spread evenly over the validation text, with the causal rules of decoding.
-template <class Net>
-double validate(const mox::params<Net>& weights, mox::tape<Net>& tape, std::span<const unsigned char> text,
-                index_t windows) {
-    const auto length = static_cast<std::size_t>(sequence);
-    const std::size_t room = text.size() - length - 1;
-    std::vector<row_t> ids(length * static_cast<std::size_t>(sequences)), targets(ids.size());
-    const auto batch = mox::batch::equal(sequences, sequence);
-    double sum = 0;
-    const index_t rounds = windows / sequences;
-    for (index_t r = 0; r < rounds; ++r) {
-        for (index_t s = 0; s < sequences; ++s) {
-            const auto window = static_cast<std::size_t>(r * sequences + s);
-            read_window(text, room * window / static_cast<std::size_t>(windows), ids.data() + s * sequence,
-                        targets.data() + s * sequence);
-        }
-        const auto logits = mox::infer<Net>(weights, ids, batch, tape);
-        sum += static_cast<double>(mox::cross_entropy(logits, targets, {}, tape.exec()));
-    }
-    return sum / static_cast<double>(rounds) / std::numbers::ln2;
-}
 
 /// How the routers treated a passage: for the table, and byte by byte for the page.
 template <class Net>
@@ -254,7 +215,6 @@ result train(const std::string& name, const job& j) {
     const mox::schedule::warmup_cosine schedule{.warmup = std::max<index_t>(total / 20, 1), .steps = total};
     const auto batch = mox::batch::equal(sequences, sequence);
     const auto text = j.text.training();
-    const std::uint64_t room = text.size() - static_cast<std::size_t>(sequence) - 1;
     const mox::random_stream numbers(j.arguments.seed, 0x77696e646f77ull);
     std::vector<row_t> ids(static_cast<std::size_t>(sequences * sequence)), targets(ids.size());
 
@@ -275,12 +235,8 @@ result train(const std::string& name, const job& j) {
     for (std::int64_t step = 0; step < total && !j.stop; ++step) {
         const auto start = clock_type::now();
         for (index_t s = 0; s < sequences; ++s) {
-            const auto number = static_cast<std::uint64_t>(step * sequences + s);
-            // 64 random bits, so that long texts are sampled evenly.
-            const auto b = numbers.block(number);
-            const std::uint64_t wide = std::uint64_t{b[0]} << 32 | b[1];
-            read_window(text, static_cast<std::size_t>(wide % (room + 1)), ids.data() + s * sequence,
-                        targets.data() + s * sequence);
+            draw_window(text, numbers, static_cast<std::uint64_t>(step * sequences + s),
+                        ids.data() + s * sequence, targets.data() + s * sequence);
         }
         const auto logits = mox::forward<Net>(weights, ids, batch, tape);
         const float loss = mox::cross_entropy(logits, targets, tape.output_grad(), tape.exec());

@@ -104,10 +104,11 @@ inline corpus read_files(std::span<const std::filesystem::path> paths, const cor
     return text;
 }
 
-/// Reads the headers below `folder`, in the order of their paths, so that one version of a library gives the
-/// same bytes on every machine. `name` says what they are.
-inline corpus read_headers(const std::filesystem::path& folder, const std::string& name,
-                           corpus_options options = {}) {
+/// Reads the files below `folder` that `wanted(directory entry)` picks, in the order of their paths, so that
+/// one version of a package gives the same bytes on every machine. `name` says what they are.
+template <class Wanted>
+corpus read_folder(const std::filesystem::path& folder, const std::string& name, Wanted&& wanted,
+                   corpus_options options = {}) {
     namespace fs = std::filesystem;
     const auto refuse = [&](const std::string& why) {
         throw input_error("Without FILE the text is " + name + ", but " + why + "; name a FILE instead.");
@@ -119,15 +120,13 @@ inline corpus read_headers(const std::filesystem::path& folder, const std::strin
     const auto skip = fs::directory_options::skip_permission_denied;
     for (fs::recursive_directory_iterator at(folder, skip, failure), end; at != end && !failure;
          at.increment(failure)) {
-        const std::string extension = at->path().extension().string();
-        const bool header = extension.empty() || extension == ".h" || extension == ".hpp";
         std::error_code ignored;
-        if (header && at->is_regular_file(ignored) && at->file_size(ignored) > 0) {
+        if (wanted(*at) && at->is_regular_file(ignored) && at->file_size(ignored) > 0) {
             names.push_back(at->path().lexically_relative(folder).generic_string());
         }
     }
     if (failure) refuse("the folder " + quoted(folder) + " cannot be read: " + failure.message());
-    if (names.empty()) refuse("the folder " + quoted(folder) + " holds no headers");
+    if (names.empty()) refuse("the folder " + quoted(folder) + " holds none of them");
     std::sort(names.begin(), names.end());
 
     corpus text;
@@ -139,6 +138,16 @@ inline corpus read_headers(const std::filesystem::path& folder, const std::strin
     }
     detail::split(text, options);
     return text;
+}
+
+/// Reads the headers below `folder`.
+inline corpus read_headers(const std::filesystem::path& folder, const std::string& name,
+                           corpus_options options = {}) {
+    const auto is_header = [](const std::filesystem::directory_entry& file) {
+        const std::string extension = file.path().extension().string();
+        return extension.empty() || extension == ".h" || extension == ".hpp";
+    };
+    return read_folder(folder, name, is_header, options);
 }
 
 }  // namespace support

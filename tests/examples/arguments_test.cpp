@@ -1,3 +1,4 @@
+#include "../../examples/support/adapt_arguments.hpp"
 #include "../../examples/support/arguments.hpp"
 
 #include <initializer_list>
@@ -86,4 +87,25 @@ TEST_CASE("arguments: main's own argc and argv", "[examples]") {
     const char* argv[] = {"language_model", "--steps", "5"};
     CHECK(support::parse_arguments(3, argv, networks).steps == 5);
     CHECK_FALSE(support::parse_arguments(0, nullptr, networks).steps.has_value());
+}
+
+TEST_CASE("arguments: the adaptation takes three texts or none", "[examples]") {
+    const auto adapt = [](std::initializer_list<std::string_view> words) {
+        return support::parse_adapt_arguments(std::vector<std::string_view>(words), networks);
+    };
+    CHECK(adapt({"--quick"}).files.empty());
+    const auto a = adapt({"base", "--steps", "7", "one", "two"});
+    REQUIRE(a.files.size() == 3);
+    CHECK(a.files[0] == "base");
+    CHECK(a.files[2] == "two");
+    CHECK(a.steps == 7);
+    CHECK(adapt({"a", "--help"}).help);
+    CHECK_THROWS_WITH(adapt({"a", "b"}), "Give three files, BASE TEXT_1 TEXT_2, or none, but not 2.");
+    CHECK_THROWS_AS(adapt({"a", "b", "c", "d"}), support::usage_error);
+    CHECK_THROWS_AS(adapt({"--step", "7"}), support::usage_error);
+    const std::string text = support::adapt_help(networks);
+    for (const char* word : {"BASE", "TEXT_1", "TEXT_2", "--quick", "--steps", "--threads", "--seed", "--out",
+                             "--networks", "--help", "dense", "Ctrl-C"}) {
+        CHECK(has(text, word));
+    }
 }

@@ -1,4 +1,5 @@
 #include "../../examples/support/corpus.hpp"
+#include "../../examples/support/debian_texts.hpp"
 
 #include <filesystem>
 #include <string>
@@ -97,4 +98,30 @@ TEST_CASE("corpus: headers are read in the order of their paths", "[examples]") 
     CHECK_THROWS_AS(support::read_headers(folder.path / "gone", "x", small), support::input_error);
     fs::create_directory(folder.path / "bare");
     CHECK_THROWS_AS(support::read_headers(folder.path / "bare", "x", small), support::input_error);
+}
+
+TEST_CASE("corpus: the texts of the system's packages", "[examples]") {
+    const scratch folder;
+    folder.file("licences/B", std::string(60, 'b'));
+    folder.file("licences/A", std::string(60, 'a'));
+    fs::create_symlink("A", folder.path / "licences/C");
+    const auto prose = support::read_licences(small, folder.path / "licences");
+    CHECK(prose.files == 2);
+    REQUIRE(prose.bytes.size() == 120);
+    CHECK(prose.bytes[0] == 'a');
+
+    folder.file("lib/other/File.pm", std::string(200, 'x'));
+    folder.file("lib/machine/perl-base/b.pm", std::string(60, 'b'));
+    folder.file("lib/machine/perl-base/IO/a.pm", std::string(60, 'a'));
+    folder.file("lib/machine/perl-base/warnings.pm", "a table");
+    folder.file("lib/machine/perl-base/unicode.pl", "another one");
+    const auto code = support::read_perl(small, folder.path / "lib");
+    CHECK(code.files == 2);
+    REQUIRE(code.bytes.size() == 120);
+    CHECK(code.bytes[0] == 'a');
+
+    const std::string why = "the installed Perl modules, but the folder";
+    CHECK_THROWS_WITH(support::read_perl(small, folder.path / "licences"), Catch::Matchers::Contains(why));
+    CHECK_THROWS_AS(support::read_perl(small, folder.path / "gone"), support::input_error);
+    CHECK_THROWS_AS(support::read_licences(small, folder.path / "gone"), support::input_error);
 }
