@@ -8,7 +8,8 @@ namespace mox::inline MOX_ABI::route {
 
 /// The host program chooses: all tokens of a sequence use the expert that the sequence's label names
 /// (batch::with_labels), as with experts trained on labelled tasks (the hard phase of LoRA-Mixer, arXiv
-/// 2507.00029). Adapters of different ranks in one batch are mox::lora_pool. Throws mox::error when labels are missing or name no expert.
+/// 2507.00029). Adapters of different ranks in one batch are mox::lora_pool. Throws mox::error when labels
+/// are missing or name no expert.
 struct by_label {
     using policy = selector_policy;
     static constexpr std::string_view name = "by_label";
