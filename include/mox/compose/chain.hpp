@@ -105,7 +105,11 @@ struct chain {
                 ctx.input_gradient = wanted || step > static_cast<index_t>(untrained);
                 matrix_view<T> to = dx;
                 if (step > 0) to = turn[step % 2].middle_cols(0, kid::in);
-                kid::template backward<T>(ctx, w.template child<i>(r), g.template child<i>(r), current, to);
+                param_ref<kid, T> gradients = g.template child<i>(r);
+                if constexpr (requires { L::makes_blocks; }) {
+                    if (ctx.blocks.skip(gradients.trained)) gradients = {};
+                }
+                kid::template backward<T>(ctx, w.template child<i>(r), gradients, current, to);
                 current = to;
             });
         }

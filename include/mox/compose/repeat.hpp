@@ -15,6 +15,8 @@ struct repeat {
 
     static constexpr std::string_view name = "repeat";
     static constexpr index_t repetitions = N;
+    /// A step can leave some of them out of training (model/trainable_mask.hpp).
+    static constexpr bool makes_blocks = true;
     static constexpr index_t in = Block::in;
     static constexpr index_t out = Block::out;
 

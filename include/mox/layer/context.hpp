@@ -10,6 +10,7 @@
 #include <mox/core/buffer.hpp>
 #include <mox/exec/executor.hpp>
 #include <mox/kernel/rotary.hpp>
+#include <mox/layer/blocks.hpp>
 #include <mox/layer/parameter.hpp>
 #include <mox/layer/sequences.hpp>
 #include <mox/layer/signal.hpp>
@@ -176,6 +177,7 @@ struct context {
     T aux_loss = 0;              ///< auxiliary losses of this step, scaled
     T aux_scale = 1;             ///< factor on all auxiliary losses and their gradients
     bool accumulate = false;     ///< backward adds to the gradients instead of overwriting them
+    block_gradients<T> blocks;   ///< backward: those that this step does not train
     bool input_gradient = true;  ///< backward: false when nobody wants the gradient of this layer's input
 
     bool training() const noexcept { return mode == phase::train; }

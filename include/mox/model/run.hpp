@@ -4,6 +4,7 @@
 
 #include <mox/model/params.hpp>
 #include <mox/model/tape.hpp>
+#include <mox/model/trainable_mask.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -92,6 +93,38 @@ void backward_accumulate(const params<Net, T>& weights, tape<Net, T>& t, params<
     context<T> ctx = t.resume();
     ctx.input_gradient = false;
     ctx.accumulate = true;
+    Net::template backward<T>(ctx, weights.ref(), grads.ref(), t.output_grad(), matrix_view<T>{});
+}
+
+/// The three above, without the gradients of the blocks that `mask` does not train: those are not computed
+/// and keep their values in `grads`. Other gradients are the same, bit for bit.
+template <class Net, class T>
+void backward(const params<Net, T>& weights, tape<Net, T>& t, params<Net, T>& grads,
+              const trainable_mask<Net, T>& mask) {
+    context<T> ctx = t.resume();
+    ctx.input_gradient = false;
+    ctx.blocks = {grads.flat().data(), mask.ranges()};
+    Net::template backward<T>(ctx, weights.ref(), grads.ref(), t.output_grad(), matrix_view<T>{});
+}
+
+template <class Net, class T>
+void backward(const params<Net, T>& weights, tape<Net, T>& t, params<Net, T>& grads,
+              const trainable_mask<Net, T>& mask, std::type_identity_t<matrix_view<T>> dx) {
+    static_assert(!detail::takes_ids<Net>(), "mox::backward: token ids have no gradient; leave out dx");
+    check::size("mox::backward", "dx", "rows, like the output", t.output_grad().rows, dx.rows);
+    check::size("mox::backward", "dx", "columns (the width of the network's input)", Net::in, dx.cols);
+    context<T> ctx = t.resume();
+    ctx.blocks = {grads.flat().data(), mask.ranges()};
+    Net::template backward<T>(ctx, weights.ref(), grads.ref(), t.output_grad(), dx);
+}
+
+template <class Net, class T>
+void backward_accumulate(const params<Net, T>& weights, tape<Net, T>& t, params<Net, T>& grads,
+                         const trainable_mask<Net, T>& mask) {
+    context<T> ctx = t.resume();
+    ctx.input_gradient = false;
+    ctx.accumulate = true;
+    ctx.blocks = {grads.flat().data(), mask.ranges()};
     Net::template backward<T>(ctx, weights.ref(), grads.ref(), t.output_grad(), matrix_view<T>{});
 }
 
