@@ -265,6 +265,43 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
     }
 }
 
+TEST_CASE("drawing blocks and training only those allocates nothing after two steps", "[allocation]") {
+    using blocks = mox::stack<mox::embedding<64, 8>, mox::repeat<4, mox::residual<mox::linear<8, 8>>>,
+                              mox::linear<8, 64>>;
+    const auto run = [](mox::executor_ref exec) {
+        mox::params<blocks> weights{mox::init::standard, 1}, grads;
+        mox::tape<blocks> tape(exec);
+        mox::adamw<blocks> adam;
+        mox::trainable_mask<blocks> mask;
+        auto draw = mox::schedule::lisa(mask.blocks, {.active = 2, .interval = 1}, 3);
+        const auto ids = some_ids(20, 1);
+        double sum = 0;
+        const auto step = [&](mox::index_t s) {
+            mask.only(draw(s));
+            (void)mox::forward<blocks>(weights, ids, tape);
+            const auto dy = tape.output_grad();
+            for (mox::index_t i = 0; i < dy.rows; ++i) {
+                for (mox::index_t j = 0; j < dy.cols; ++j) dy(i, j) = i == j ? 1.0f : 0.0f;
+            }
+            mox::backward<blocks>(weights, tape, grads, mask);
+            sum += mox::clip_by_global_norm(grads, mask, 1.0, exec);
+            adam.step(weights, grads, mask, 1.0, exec);
+        };
+        step(0);
+        step(1);
+        count_allocations counter;
+        for (mox::index_t s = 2; s < 8; ++s) step(s);
+        const long n = counter.stop();
+        REQUIRE(std::isfinite(sum));
+        return n;
+    };
+    SECTION("serial") { REQUIRE(run({}) == 0); }
+    SECTION("a pool of two threads") {
+        mox::thread_pool pool(2);
+        REQUIRE(run(pool) == 0);
+    }
+}
+
 TEST_CASE("inference allocates nothing after two calls", "[allocation]") {
     SECTION("serial") {
         REQUIRE(allocations_of_inference<net>({}) == 0);

@@ -78,9 +78,13 @@ public:
 
 private:
     static void check_block(std::string_view call, std::string_view argument, index_t block) {
-        check::that(block >= 0 && block < blocks, call,
-                    "argument '" + std::string(argument) + "' must name blocks from 0 to " +
-                        std::to_string(blocks - 1) + ", got " + std::to_string(block));
+        // The sentence is put together only when it is needed: steps must not allocate.
+        if constexpr (MOX_CHECK_LEVEL >= 1) {
+            if (block < 0 || block >= blocks) {
+                check::fail(call, "argument '" + std::string(argument) + "' must name blocks from 0 to " +
+                                      std::to_string(blocks - 1) + ", got " + std::to_string(block));
+            }
+        }
     }
 
     std::vector<block_range> ranges_;
