@@ -66,7 +66,8 @@ public:
     /// x: rows x width, of any number of batches, one after the other.
     template <class T>
     void add(matrix_view<const T> x) {
-        check::size("mox::activation_norms::add", "x", "columns", static_cast<index_t>(squares_.size()), x.cols);
+        check::size("mox::activation_norms::add", "x", "columns", static_cast<index_t>(squares_.size()),
+                    x.cols);
         for (index_t t = 0; t < x.rows; ++t) {
             const T* row = x.row(t);
             for (std::size_t j = 0; j < squares_.size(); ++j) {
