@@ -51,8 +51,8 @@
 #include <mox/train/distill.hpp>
 #include <mox/train/gradcheck.hpp>
 #include <mox/train/loss.hpp>
-#include <mox/train/ranking_loss.hpp>
 #include <mox/train/owlore.hpp>
+#include <mox/train/ranking_loss.hpp>
 #include <mox/train/schedule.hpp>
 #include <mox/train/selection_bias.hpp>
 #include <mox/transform/adapter_pool.hpp>
