@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <numbers>
 #include <span>
 #include <string>
@@ -22,6 +21,7 @@
 #include "support/errors.hpp"
 #include "support/files.hpp"
 #include "support/heat_map.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/stop_flag.hpp"
 #include "support/table.hpp"
@@ -436,17 +436,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        return run(argc, argv);
-    } catch (const support::usage_error& e) {
-        std::fprintf(stderr, "adapt: %s\n", e.what());
-    } catch (const support::input_error& e) {
-        std::fprintf(stderr, "adapt: %s\n", e.what());
-    } catch (const support::output_error& e) {
-        std::fprintf(stderr, "adapt: %s\n", e.what());
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "adapt: unexpected: %s\n", e.what());
-        return 3;
-    }
-    return 2;
+    return support::run_program("adapt", [&] { return run(argc, argv); });
 }

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <numbers>
 #include <numeric>
 #include <string>
@@ -18,6 +17,7 @@
 #include "support/corpus.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/routing_page.hpp"
 #include "support/stop_flag.hpp"
@@ -355,17 +355,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        return run(argc, argv);
-    } catch (const support::usage_error& e) {
-        std::fprintf(stderr, "language_model: %s\n", e.what());
-    } catch (const support::input_error& e) {
-        std::fprintf(stderr, "language_model: %s\n", e.what());
-    } catch (const support::output_error& e) {
-        std::fprintf(stderr, "language_model: %s\n", e.what());
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "language_model: unexpected: %s\n", e.what());
-        return 3;
-    }
-    return 2;
+    return support::run_program("language_model", [&] { return run(argc, argv); });
 }

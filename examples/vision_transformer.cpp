@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <functional>
 #include <map>
 #include <string>
@@ -16,6 +15,7 @@
 #include "support/accuracy_chart.hpp"
 #include "support/digits.hpp"
 #include "support/png_picture.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/stop_flag.hpp"
 #include "support/table.hpp"
@@ -544,17 +544,5 @@ int run(const std::vector<std::string_view>& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        return run({argv + 1, argv + argc});
-    } catch (const support::usage_error& e) {
-        std::fprintf(stderr, "vision_transformer: %s\n", e.what());
-    } catch (const support::input_error& e) {
-        std::fprintf(stderr, "vision_transformer: %s\n", e.what());
-    } catch (const support::output_error& e) {
-        std::fprintf(stderr, "vision_transformer: %s\n", e.what());
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "vision_transformer: unexpected: %s\n", e.what());
-        return 3;
-    }
-    return 2;
+    return support::run_program("vision_transformer", [&] { return run({argv + 1, argv + argc}); });
 }
