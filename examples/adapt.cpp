@@ -9,7 +9,10 @@
 #include <cstdio>
 #include <numbers>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <mox/mox.hpp>
@@ -310,12 +313,12 @@ support::heat_panel uses_of(const result& r) {
     const std::size_t experts = r.uses[0][0].size();
     panel.title = r.adapter;
     panel.columns = ranks ? "rank" : "expert";
+    const std::size_t per_block = r.uses[0].size() / static_cast<std::size_t>(blocks);
     panel.note = std::to_string(experts) + (ranks ? " ranks" : " experts") +
-                 " per map; text 1 and text 2 have " +
+                 (per_block == 4 ? " per map" : " per block") + "; text 1 and text 2 have " +
                  support::fixed(100 * in_common(r.uses[1], r.uses[2]), 0) + " % of their choices in common";
     static const std::array<std::string, 4> maps{"queries, keys, values", "attention's output",
                                                  "feed-forward: gate, up", "feed-forward: down"};
-    const std::size_t per_block = r.uses[0].size() / static_cast<std::size_t>(blocks);
     for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
         support::heat_layer layer{"block " + std::to_string(b + 1), {}};
         for (std::size_t m = 0; m < per_block; ++m) {

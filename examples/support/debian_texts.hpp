@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "corpus.hpp"
@@ -14,7 +15,10 @@ namespace support {
 inline corpus read_licences(const corpus_options& options = {},
                             const std::filesystem::path& folder = "/usr/share/common-licenses") {
     // Links are the newest version of a licence under a second name.
-    const auto original = [](const std::filesystem::directory_entry& file) { return !file.is_symlink(); };
+    const auto original = [](const std::filesystem::directory_entry& file) {
+        std::error_code ignored;
+        return !file.is_symlink(ignored);
+    };
     return read_folder(folder, "the installed licences", original, options);
 }
 
