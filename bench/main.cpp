@@ -13,7 +13,7 @@
 #include <benchmark/benchmark.h>
 
 #include "support/harness.hpp"
-#include "support/peak.hpp"
+#include "support/limits.hpp"
 
 namespace bench {
 
@@ -100,6 +100,151 @@ arguments parse(int argc, char** argv) {
     return a;
 }
 
+// A limit as people read it: its unit, the digits before it, and the burst that measures it.
+struct limit_kind {
+    const char* name;
+    const char* unit;
+    double (*burst)();
+};
+
+limit_kind describe(bench::limit l) {
+    switch (l) {
+    case bench::limit::fma_f32:
+        return {"f32 FMA peak of one core", "GFLOP/s", &bench::fma_burst};
+    case bench::limit::dot_bf16:
+        return {"bf16 dot product peak of one core", "GFLOP/s", &bench::bf16_burst};
+    case bench::limit::dot_int8:
+        return {"int8 dot product peak of one core", "GOP/s", &bench::int8_burst};
+    case bench::limit::read_bandwidth:
+        return {"bandwidth of one core, reading", "GB/s", &bench::read_burst};
+    case bench::limit::copy_bandwidth:
+        return {"bandwidth of one core, copying", "GB/s", &bench::copy_burst};
+    case bench::limit::none:
+        break;
+    }
+    return {"", "G/s", nullptr};
+}
+
+void configure(benchmark::internal::Benchmark* b, int repetitions) {
+    b->Repetitions(repetitions)->MinTime(0.05)->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+
+// One line of the results.
+struct row {
+    std::string name;
+    std::vector<double> seconds;
+    double rate = 0, of_limit = 0;
+};
+
+// Measures one group, its limit between its competitors, and prints its lines.
+class measured_group {
+public:
+    measured_group(const bench::group& g, int repetitions) : group(g) {
+        benchmark::ClearRegisteredBenchmarks();
+        const limit_kind kind = describe(g.kind);
+        double work = 0;
+        if (kind.burst && (work = kind.burst()) > 0) {
+            configure(benchmark::RegisterBenchmark("limit",
+                                                   [kind](benchmark::State& state) {
+                                                       for (auto _ : state) kind.burst();
+                                                   }),
+                      repetitions);
+        }
+        for (const bench::competitor& c : g.competitors) {
+            // Set up at the first repetition and kept, so that all repetitions run on the same warm data.
+            auto body = std::make_shared<std::function<void()>>();
+            configure(benchmark::RegisterBenchmark(c.who.c_str(),
+                                                   [body, &c](benchmark::State& state) {
+                                                       if (!*body) {
+                                                           *body = c.setup();
+                                                           (*body)();
+                                                       }
+                                                       for (auto _ : state) (*body)();
+                                                   }),
+                      repetitions);
+        }
+        benchmark::RunSpecifiedBenchmarks(&results);
+        if (work > 0) limit = work / results.median("limit");
+    }
+
+    // Returns false when a goal is missed, with the reasons in `missed`.
+    void print(std::vector<std::string>& missed, std::vector<row>& rows) const {
+        const limit_kind kind = describe(group.kind);
+        std::printf("%s", group.name.c_str());
+        if (limit > 0) std::printf("   (%s: %.1f %s)", kind.name, limit * 1e-9, kind.unit);
+        if (kind.burst && limit == 0) std::printf("   (this instruction set has no such limit)");
+        std::printf("\n");
+        for (const bench::competitor& c : group.competitors) {
+            const double seconds = results.median(c.who);
+            if (seconds == 0) continue;
+            row r{group.name + "/" + c.who, results.seconds.at(c.who)};
+            r.rate = (c.work > 0 ? c.work : group.work) / seconds;
+            r.of_limit = limit > 0 ? r.rate / limit : 0;
+            char of_limit[16] = "", ratio[32] = "";
+            if (limit > 0) std::snprintf(of_limit, sizeof of_limit, "%.3f", r.of_limit);
+            if (c.who != "mox") std::snprintf(ratio, sizeof ratio, "%.2f x", seconds / results.median("mox"));
+            std::printf("  %-28s %10.4f ms %9.1f %-7s %8s %10s  %s\n", c.who.c_str(), seconds * 1e3,
+                        r.rate * 1e-9, kind.unit, of_limit, ratio, verdict(c, r, missed).c_str());
+            rows.push_back(std::move(r));
+        }
+        std::printf("\n");
+        std::fflush(stdout);
+    }
+
+private:
+    std::string verdict(const bench::competitor& c, const row& r, std::vector<std::string>& missed) const {
+        std::string all;
+        const auto judge = [&](bool ok, const char* format, double found, double wanted) {
+            char text[96];
+            std::snprintf(text, sizeof text, format, found, wanted);
+            all += std::string(all.empty() ? "" : ", ") + (ok ? "ok " : "MISSED ") + text;
+            if (!ok) missed.push_back(r.name + ": " + text);
+        };
+        const double seconds = results.median(c.who), mox = results.median("mox");
+        for (const bench::goal& want : group.goals) {
+            if (want.of_limit > 0 && c.who == (want.peer.empty() ? "mox" : want.peer)) {
+                if (limit > 0)
+                    judge(r.of_limit >= want.of_limit, "%.3f of the limit >= %.2f", r.of_limit,
+                          want.of_limit);
+            } else if (c.who == want.peer) {
+                if (want.against > 0)
+                    judge(seconds / mox >= want.against, "%.2f x >= %.2f x", seconds / mox, want.against);
+                if (want.at_most > 0)
+                    judge(mox / seconds <= want.at_most, "mox takes %.3f of its time <= %.3f", mox / seconds,
+                          want.at_most);
+                if (want.at_least > 0)
+                    judge(mox / seconds >= want.at_least, "mox takes %.2f of its time >= %.2f", mox / seconds,
+                          want.at_least);
+            }
+        }
+        return all;
+    }
+
+    const bench::group& group;
+    collector results;
+    double limit = 0;
+};
+
+// name, median and all repetitions in seconds, share of the limit (0: none): what bench/compare reads.
+void write_json(const std::string& path, const std::vector<row>& rows) {
+    std::FILE* f = std::fopen(path.c_str(), "w");
+    if (!f) {
+        std::fprintf(stderr, "mox_bench: cannot write %s\n", path.c_str());
+        std::exit(2);
+    }
+    std::fprintf(f, "[\n");
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        std::fprintf(f, "  {\"name\": \"%s\", \"of_limit\": %.6g, \"seconds\": [", rows[i].name.c_str(),
+                     rows[i].of_limit);
+        for (std::size_t j = 0; j < rows[i].seconds.size(); ++j) {
+            std::fprintf(f, "%s%.9g", j ? ", " : "", rows[i].seconds[j]);
+        }
+        std::fprintf(f, "]}%s\n", i + 1 < rows.size() ? "," : "");
+    }
+    std::fprintf(f, "]\n");
+    std::fclose(f);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -125,83 +270,18 @@ int main(int argc, char** argv) {
         return 2;
     }
 
-    const auto configure = [&](benchmark::internal::Benchmark* b) {
-        b->Repetitions(args.repetitions)->MinTime(0.05)->UseRealTime()->Unit(benchmark::kMillisecond);
-    };
-    double burst_flops = 0;
-    configure(benchmark::RegisterBenchmark("limit/fma_f32", [&](benchmark::State& state) {
-        for (auto _ : state) burst_flops = bench::fma_burst();
-    }));
-    for (const bench::group* g : chosen) {
-        for (const bench::competitor& c : g->competitors) {
-            // Set up at the first repetition and kept, so that all repetitions run on the same warm data.
-            auto body = std::make_shared<std::function<void()>>();
-            configure(benchmark::RegisterBenchmark((g->name + "/" + c.who).c_str(),
-                                                   [body, &c](benchmark::State& state) {
-                                                       if (!*body) {
-                                                           *body = c.setup();
-                                                           (*body)();
-                                                       }
-                                                       for (auto _ : state) (*body)();
-                                                   }));
-        }
-    }
+    std::string words[] = {"mox_bench", "--benchmark_enable_random_interleaving=true"};
+    char* pointers[] = {words[0].data(), words[1].data(), nullptr};
+    int count = 2;
+    benchmark::Initialize(&count, pointers);
 
-    std::vector<std::string> words{"mox_bench", "--benchmark_enable_random_interleaving=true"};
-    if (!args.json.empty()) {
-        words.push_back("--benchmark_out=" + args.json);
-        words.push_back("--benchmark_out_format=json");
-    }
-    std::vector<char*> pointers;
-    for (auto& w : words) pointers.push_back(w.data());
-    int count = static_cast<int>(pointers.size());
-    benchmark::Initialize(&count, pointers.data());
-    collector results;
-    benchmark::RunSpecifiedBenchmarks(&results);
-    std::fprintf(stderr, "\n");
-
-    const double peak = burst_flops / results.median("limit/fma_f32");
-    std::printf("FMA peak of one core, measured between the rows: %.1f GFLOP/s\n\n", peak * 1e-9);
-    std::printf("%-62s %10s %9s %8s %10s  %s\n", "benchmark", "time", "GFLOP/s", "of peak", "mox is", "goal");
+    std::printf("share of the limit, and how many times mox's time the others take; medians of %d\n\n",
+                args.repetitions);
     std::vector<std::string> missed;
-    for (const bench::group* g : chosen) {
-        const double mox = results.median(g->name + "/mox");
-        for (const bench::competitor& c : g->competitors) {
-            const std::string name = g->name + "/" + c.who;
-            const double seconds = results.median(name);
-            if (seconds == 0) continue;
-            const double rate = (c.flops > 0 ? c.flops : g->flops) / seconds;
-            char ratio[32] = "";
-            if (c.who != "mox") std::snprintf(ratio, sizeof ratio, "%.2f x", seconds / mox);
-            std::string verdict;
-            for (const bench::goal& want : g->goals) {
-                if (c.who == "mox" && want.of_limit > 0) {
-                    const bool ok = rate / peak >= want.of_limit;
-                    char text[64];
-                    std::snprintf(text, sizeof text, "%s >= %.2f of peak", ok ? "ok" : "MISSED",
-                                  want.of_limit);
-                    verdict = text;
-                    if (!ok) missed.push_back(name + ": " + text);
-                }
-                if (c.who == want.peer) {
-                    const bool share = want.at_most > 0;
-                    const bool ok = share ? mox / seconds <= want.at_most : seconds / mox >= want.against;
-                    char text[96];
-                    if (share) {
-                        std::snprintf(text, sizeof text, "%s mox takes %.3f of its time, <= %.3f",
-                                      ok ? "ok" : "MISSED", mox / seconds, want.at_most);
-                    } else {
-                        std::snprintf(text, sizeof text, "%s >= %.2f x", ok ? "ok" : "MISSED", want.against);
-                    }
-                    verdict = text;
-                    if (!ok) missed.push_back(name + ": " + text);
-                }
-            }
-            std::printf("%-62s %7.3f ms %9.1f %8.2f %10s  %s\n", name.c_str(), seconds * 1e3, rate * 1e-9,
-                        rate / peak, ratio, verdict.c_str());
-        }
-        std::printf("\n");
-    }
+    std::vector<row> rows;
+    for (const bench::group* g : chosen) measured_group(*g, args.repetitions).print(missed, rows);
+    std::fprintf(stderr, "\n");
+    if (!args.json.empty()) write_json(args.json, rows);
 #ifndef MOX_BENCH_TORCH
     std::printf("LibTorch was not found when this program was configured and is left out.\n");
 #endif

@@ -1,8 +1,8 @@
 #pragma once
 
 // A benchmark is a group of competitors doing the same work. The table shows each as a share of the machine's
-// limit and against the other competitors; all of them and the limit run interleaved in one process, because
-// a shared machine changes its speed from second to second.
+// limit and against the other competitors; all of them and the limit run interleaved, group by group, in one
+// process, because a shared machine changes its speed from second to second.
 
 #include <functional>
 #include <string>
@@ -10,25 +10,35 @@
 
 namespace bench {
 
-enum class limit { none, fma_f32 };
+/// What bounds the work of a group (support/limits.hpp measures it).
+enum class limit {
+    none,
+    fma_f32,         ///< f32 operations a second of one core
+    dot_bf16,        ///< bf16 operations a second of one core's dot products
+    dot_int8,        ///< int8 operations a second of one core's dot products
+    read_bandwidth,  ///< bytes a second one core reads from memory
+    copy_bandwidth,  ///< bytes a second one core reads and writes
+};
 
 struct competitor {
     std::string who;                               ///< "mox" or the peer's name
     std::function<std::function<void()>()> setup;  ///< called once before measuring; returns one repetition
-    double flops = 0;                              ///< where it does other work than the group says
+    double work = 0;                               ///< where it does other work than the group says
 };
 
 /// What mox must reach. Zero: no goal.
 struct goal {
-    double of_limit = 0;  ///< share of the limit
+    double of_limit = 0;  ///< share of the limit, of the competitor named below or, without a name, of mox
     double against = 0;   ///< times as fast as the peer named below
     std::string peer;
-    double at_most = 0;  ///< the share of the peer's time that mox may take, where less work is the point
+    double at_most = 0;   ///< the share of the peer's time that mox may take, where less work is the point
+    double at_least = 0;  ///< the share of the peer's time that mox takes at least, where the peer is mox
+                          ///< itself with more threads
 };
 
 struct group {
     std::string name;  ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
-    double flops = 0;  ///< useful operations of one repetition
+    double work = 0;   ///< useful operations of one repetition, or bytes, whichever the limit counts
     limit kind = limit::none;
     std::vector<goal> goals;
     std::vector<competitor> competitors;
