@@ -323,8 +323,8 @@ void weight_gradient(row_source<const T> x, row_source<const T> y, index_t cols,
         for (index_t k = k0; k < k1; ++k) std::fill_n(dw.panel(p) + k * width, width, T(0));
         return;
     }
-    for (index_t t0 = begin; t0 < end; t0 += tokens_at_once) {
-        const index_t n = std::min(tokens_at_once, end - t0);
+    even_tiles(end - begin, tokens_at_once, [&](index_t first, index_t n) {
+        const index_t t0 = begin + first;
         for (index_t t = 0; t < n; ++t) {
             xs[t] = x(t0 + t);
             T* const to = local + t * W;
@@ -333,11 +333,16 @@ void weight_gradient(row_source<const T> x, row_source<const T> y, index_t cols,
             std::fill(to + valid, to + width, T(0));
             ys[t] = to;
         }
+        // The lines of a tile are asked for about 64 steps before it ends: that many tiles ahead. Behind a
+        // panel lies the next one.
+        const index_t ahead = (divide_up(tokens_at_once, n) - 1) * product_rows * width;
         even_tiles(k1 - k0, product_rows, [&](index_t k, index_t rows) {
-            tile_table<T, Arch>::outer(rows, width / L, xs, k0 + k, ys, 0, n, dw.panel(p) + (k0 + k) * width,
-                                       width, accumulate || t0 > begin);
+            T* const to = dw.panel(p) + (k0 + k) * width;
+            simd::prefetch_to_write(to + ahead, rows * width * static_cast<index_t>(sizeof(T)));
+            tile_table<T, Arch>::outer(rows, width / L, xs, k0 + k, ys, 0, n, to, width,
+                                       accumulate || t0 > begin);
         });
-    }
+    });
 }
 
 }  // namespace mox::inline MOX_ABI::kernel
