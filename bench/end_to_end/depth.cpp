@@ -43,6 +43,34 @@ void add_capacity(std::vector<bench::group>& groups) {
            3 * dense}}});
 }
 
+// A whole block, attention and feed-forward: what the kept tokens cost as a sequence of their own is the
+// least that a layer which keeps them can take.
+template <index_t Permille>
+void add_block_capacity(std::vector<bench::group>& groups) {
+    constexpr index_t length = 1024, wide = 256;
+    constexpr mox::attention_spec of_block{.width = wide, .heads = 4};
+    using block = mox::stack<mox::residual<mox::rms_norm<wide>, mox::attention<of_block, mox::mask::causal>>,
+                             mox::residual<mox::rms_norm<wide>, mox::swiglu<wide, 704>>>;
+    using layer =
+        mox::depth<block, mox::route::learned, mox::keep_permille<Permille>, mox::sampling::whole_sequence>;
+    constexpr index_t kept = length * Permille / 1000;
+    const double work = static_cast<double>(kept) * block::flops(kept / 2.0);
+    const std::string shape = "block_c" + std::to_string(Permille) + "_T1024_D256_h4_H704";
+    const std::vector<bench::goal> goals{{.peer = "kept_alone", .at_most = 1.06}};
+    groups.push_back({"depth/forward/" + shape,
+                      work,
+                      bench::limit::fma_f32,
+                      goals,
+                      {{"mox", bench::run(&steps<layer>::infer, index_t{1}, index_t{1}, length)},
+                       {"kept_alone", bench::run(&steps<block>::infer, index_t{1}, index_t{1}, kept)}}});
+    groups.push_back({"depth/forward_backward/" + shape,
+                      3 * work,
+                      bench::limit::fma_f32,
+                      goals,
+                      {{"mox", bench::run(&steps<layer>::train, index_t{1}, index_t{1}, length)},
+                       {"kept_alone", bench::run(&steps<block>::train, index_t{1}, index_t{1}, kept)}}});
+}
+
 // Somebody reads the attention received, or nobody does; both copy their rows.
 template <bool Reads>
 struct reader {
@@ -68,6 +96,9 @@ const bench::registration add([](std::vector<bench::group>& groups) {
     add_capacity<500>(groups);
     add_capacity<250>(groups);
     add_capacity<125>(groups);
+    add_block_capacity<500>(groups);
+    add_block_capacity<250>(groups);
+    add_block_capacity<125>(groups);
     groups.push_back(
         {"attention_received/forward/T256_D256_h4",
          tokens * listened<true>::flops(tokens),

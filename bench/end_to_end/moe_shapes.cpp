@@ -1,0 +1,200 @@
+// The mixture-of-experts layer at further shapes, and what it must not pay for: a second thread that waits,
+// tokens that all want one expert, experts that are null.
+
+#include <algorithm>
+
+#include <Eigen/Core>
+
+#include <mox/mox.hpp>
+
+#include "support/steps.hpp"
+
+namespace {
+
+using bench::index_t;
+using bench::steps;
+
+template <index_t D, index_t H, index_t E, index_t K>
+using layer = mox::moe<mox::experts<E, mox::swiglu<D, H>>, mox::route::top_k<K>>;
+
+template <index_t D, index_t H, index_t E, index_t K>
+void add_shape(std::vector<bench::group>& groups, index_t tokens, double forward, double both) {
+    using net = layer<D, H, E, K>;
+    const double flops = static_cast<double>(tokens) * (6.0 * K * D * H + 2.0 * D * E);
+    const std::string shape = "T" + std::to_string(tokens) + "_D" + std::to_string(D) + "_H" +
+                              std::to_string(H) + "_E" + std::to_string(E) + "_k" + std::to_string(K);
+    groups.push_back({"moe_swiglu/forward/" + shape,
+                      flops,
+                      bench::limit::fma_f32,
+                      {{forward, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
+                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, tokens)},
+                       {"mox_2_threads", bench::run(&steps<net>::infer, index_t{2}, index_t{1}, tokens)}}});
+    if (both == 0) return;
+    groups.push_back({"moe_swiglu/forward_backward/" + shape,
+                      3 * flops,
+                      bench::limit::fma_f32,
+                      {{both, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
+                      {{"mox", bench::run(&steps<net>::train, index_t{1}, index_t{1}, tokens)},
+                       {"mox_2_threads", bench::run(&steps<net>::train, index_t{2}, index_t{1}, tokens)}}});
+}
+
+// A layer whose routing is prescribed: the first columns of the input are the logits.
+template <class Net, index_t Outputs>
+struct routed : steps<Net> {
+    template <class Logit>
+    routed(index_t threads, index_t tokens, Logit&& logit) : steps<Net>(threads, 1, tokens) {
+        std::vector<float> router(static_cast<std::size_t>(Net::in * Outputs), 0.0f);
+        for (index_t e = 0; e < Outputs; ++e) router[static_cast<std::size_t>(e * Outputs + e)] = 1;
+        this->weights.write("router", router);
+        for (index_t t = 0; t < tokens; ++t) {
+            for (index_t e = 0; e < Outputs; ++e) this->x[t * Net::in + e] = logit(t, e);
+        }
+    }
+};
+
+// Skew: half of all slots go to expert 0, the others are spread evenly; or all are spread evenly.
+template <bool Skewed>
+struct skewed : routed<layer<512, 1024, 8, 1>, 8> {
+    static constexpr index_t tokens = 1024;
+    explicit skewed(index_t threads)
+        : routed<layer<512, 1024, 8, 1>, 8>(threads, tokens, [](index_t t, index_t e) {
+              const index_t wanted = Skewed ? (t % 2 == 0 ? 0 : 1 + t / 2 % 7) : t % 8;
+              return e == wanted ? 4.0f : 0.0f;
+          }) {}
+    void run() { this->infer(); }
+    void learn() { this->train(); }
+};
+
+// Two true experts a token; with null experts two more slots, which are null.
+template <bool Nulls>
+using sparse = mox::moe<mox::experts<8, mox::swiglu<512, 1024>>, mox::route::top_k<Nulls ? 4 : 2>,
+                        mox::null_experts<Nulls ? 8 : 0>>;
+template <bool Nulls>
+struct half_null : routed<sparse<Nulls>, Nulls ? 16 : 8> {
+    static constexpr index_t tokens = 512;
+    half_null()
+        : routed < sparse<Nulls>,
+    Nulls ? 16 : 8 > (1, tokens, [](index_t t, index_t e) {
+                     const index_t a = t % 8,
+                                   b = (t / 8 + 1 + t % 8) % 8 == a ? (a + 1) % 8 : (t / 8 + 1 + t % 8) % 8;
+                     if (e == a) return 5.0f;
+                     if (e == b) return 4.0f;
+                     return e == 8 + a ? 3.0f : e == 8 + (a + 1) % 8 ? 2.0f : 0.0f;
+                 }) {}
+    void run() { this->infer(); }
+    void learn() { this->train(); }
+};
+
+// Small layers as an engineer writes them with Eigen's fixed sizes: one expert after the other, rows
+// gathered.
+template <int D, int H, int E, int K>
+struct eigen_fixed {
+    using row = Eigen::Matrix<float, 1, D>;
+    template <int R, int C>
+    using fixed = Eigen::Matrix<float, R, C, Eigen::RowMajor>;
+    using rows = Eigen::Matrix<float, Eigen::Dynamic, D, Eigen::RowMajor>;
+    using wide = Eigen::Matrix<float, Eigen::Dynamic, H, Eigen::RowMajor>;
+    using net = layer<D, H, E, K>;
+
+    struct expert {
+        fixed<D, H> gate, up;
+        fixed<H, D> down;
+    };
+    std::vector<expert> bank;
+    fixed<D, E> router;
+    rows x, y;
+
+    explicit eigen_fixed(index_t tokens) {
+        const mox::params<net> weights{mox::init::standard, 7};
+        const auto r = weights.read("router"), gu = weights.read("gate_up"), d = weights.read("down");
+        router = Eigen::Map<const fixed<D, E>>(r.data());
+        bank.resize(E);
+        for (int e = 0; e < E; ++e) {
+            const Eigen::Map<const fixed<D, 2 * H>> both(gu.data() + e * D * 2 * H);
+            bank[static_cast<std::size_t>(e)] = {both.template leftCols<H>(), both.template rightCols<H>(),
+                                                 Eigen::Map<const fixed<H, D>>(d.data() + e * H * D)};
+        }
+        const auto values = bench::random_rows(tokens, D, 1);
+        x = Eigen::Map<const rows>(values.data(), tokens, D);
+        y = x;
+    }
+
+    void infer() {
+        const Eigen::Matrix<float, Eigen::Dynamic, E, Eigen::RowMajor> logits = x * router;
+        std::vector<std::pair<index_t, float>> lists[E];
+        for (index_t t = 0; t < x.rows(); ++t) {
+            int order[E];
+            for (int e = 0; e < E; ++e) order[e] = e;
+            std::partial_sort(order, order + K, order + E,
+                              [&](int a, int b) { return logits(t, a) > logits(t, b); });
+            float sum = 0, weight[K];
+            for (int j = 0; j < K; ++j)
+                sum += weight[j] = std::exp(logits(t, order[j]) - logits(t, order[0]));
+            for (int j = 0; j < K; ++j) lists[order[j]].emplace_back(t, weight[j] / sum);
+        }
+        y.setZero();
+        for (int e = 0; e < E; ++e) {
+            const index_t n = static_cast<index_t>(lists[e].size());
+            const expert& w = bank[static_cast<std::size_t>(e)];
+            rows chosen(n, D);
+            for (index_t i = 0; i < n; ++i)
+                chosen.row(i) = x.row(lists[e][static_cast<std::size_t>(i)].first);
+            const wide a = chosen * w.gate;
+            const wide u = chosen * w.up;
+            const wide h = (a.array() / (1.0f + (-a.array()).exp()) * u.array()).matrix();
+            const rows out = h * w.down;
+            for (index_t i = 0; i < n; ++i) {
+                const auto& [t, g] = lists[e][static_cast<std::size_t>(i)];
+                y.row(t) += g * out.row(i);
+            }
+        }
+    }
+};
+
+template <int D, int H>
+void add_small(std::vector<bench::group>& groups) {
+    constexpr index_t tokens = 256;
+    using net = layer<D, H, 4, 2>;
+    groups.push_back({"moe_swiglu/small/T256_D" + std::to_string(D) + "_H" + std::to_string(H) + "_E4_k2",
+                      static_cast<double>(tokens) * (6.0 * 2 * D * H + 2.0 * D * 4),
+                      bench::limit::fma_f32,
+                      {{.against = 1.5, .peer = "eigen_fixed"}},
+                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, tokens)},
+                       {"eigen_fixed", bench::run(&eigen_fixed<D, H, 4, 2>::infer, tokens)}}});
+}
+
+const bench::registration add([](std::vector<bench::group>& groups) {
+    add_shape<512, 512, 32, 4>(groups, 2048, 0.87, 0);
+    add_shape<256, 512, 8, 2>(groups, 512, 0.87, 0);
+    add_shape<512, 1024, 8, 2>(groups, 64, 0.80, 0.60);
+    add_small<64, 128>(groups);
+    add_small<128, 256>(groups);
+
+    const double flops = 1024 * (6.0 * 512 * 1024 + 2.0 * 512 * 8);
+    groups.push_back({"moe_swiglu/skew/half_of_the_tokens_to_one_of_8_experts_2_threads",
+                      flops,
+                      bench::limit::fma_f32,
+                      {{.peer = "balanced", .at_most = 1.05}},
+                      {{"mox", bench::run(&skewed<true>::run, index_t{2})},
+                       {"balanced", bench::run(&skewed<false>::run, index_t{2})}}});
+    groups.push_back({"moe_swiglu/skew/forward_backward_2_threads",
+                      3 * flops,
+                      bench::limit::fma_f32,
+                      {{.peer = "balanced", .at_most = 1.05}},
+                      {{"mox", bench::run(&skewed<true>::learn, index_t{2})},
+                       {"balanced", bench::run(&skewed<false>::learn, index_t{2})}}});
+    groups.push_back({"moe_swiglu/null_experts/half_of_the_slots_null",
+                      flops,
+                      bench::limit::fma_f32,
+                      {{.peer = "true_slots_alone", .at_most = 1.03}},
+                      {{"mox", bench::run(&half_null<true>::run)},
+                       {"true_slots_alone", bench::run(&half_null<false>::run)}}});
+    groups.push_back({"moe_swiglu/null_experts/forward_backward",
+                      3 * flops,
+                      bench::limit::fma_f32,
+                      {{.peer = "true_slots_alone", .at_most = 1.03}},
+                      {{"mox", bench::run(&half_null<true>::learn)},
+                       {"true_slots_alone", bench::run(&half_null<false>::learn)}}});
+});
+
+}  // namespace
