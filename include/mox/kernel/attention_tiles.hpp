@@ -1,0 +1,190 @@
+#pragma once
+
+// The pieces of blockwise attention: keys transposed into panels, a block of scores, and the product of a
+// block of weights with rows.
+//
+// Queries are packed with scale * weight_unit multiplied in, so that a score is the argument of
+// simd::weight but for the shift of its row.
+
+#include <array>
+#include <utility>
+
+#include <mox/kernel/attention_shape.hpp>
+#include <mox/kernel/tile.hpp>
+#include <mox/simd/transpose.hpp>
+
+namespace mox::inline MOX_ABI::kernel::detail {
+
+// from: n rows of d values -> panels with one column per row (the transpose), padding zero.
+template <class T, class Arch>
+MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T* to) {
+    constexpr index_t W = panel_width<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    const index_t d = from.cols;
+    const panel_view<T, Arch> panels(to, d, panel_layout<T, Arch>::padded(from.rows));
+    alignas(64) T square[static_cast<std::size_t>(L * L)];
+    for (index_t j = 0; j < from.rows; j += L) {
+        const index_t width = panels.width(j / W), valid = std::min(L, from.rows - j);
+        T* base = panels.panel(j / W) + j % W;
+        index_t k = 0;
+        for (; k + L <= d; k += L) {
+            if (valid == L) {
+                simd::transpose_square<T, Arch>(from.row(j) + k, from.stride, base + k * width, width);
+                continue;
+            }
+            for (index_t i = 0; i < L; ++i) {
+                simd::store(square + i * L, i < valid ? simd::load<T, Arch>(from.row(j + i) + k)
+                                                      : simd::batch<T, Arch>(T(0)));
+            }
+            simd::transpose_square<T, Arch>(square, L, base + k * width, width);
+        }
+        for (; k < d; ++k) {
+            for (index_t i = 0; i < L; ++i) base[k * width + i] = i < valid ? from.row(j + i)[k] : T(0);
+        }
+    }
+}
+
+// from: n rows of d values -> rows of `stride` values times a factor, padding zero.
+template <class T, class Arch>
+MOX_NOINLINE void pack_rows(matrix_view<const T> from, T factor, T* to, index_t stride) {
+    constexpr index_t L = simd::lanes<T, Arch>;
+    const simd::batch<T, Arch> factors(factor);
+    for (index_t i = 0; i < from.rows; ++i, to += stride) {
+        const T* row = from.row(i);
+        index_t k = 0;
+        for (; k + L <= from.cols; k += L) simd::store(to + k, simd::load<T, Arch>(row + k) * factors);
+        for (; k < from.cols; ++k) to[k] = row[k] * factor;
+        for (; k < stride; ++k) to[k] = T(0);
+    }
+}
+
+// c[r] = c[r] * carry[r] + sum over k of x[r][k] * row k of b, summed in this order wherever the sum is cut:
+// the numbers of a row depend neither on its place in the tile nor on where a causal mask ends it.
+template <class T, class Arch, int R, int V>
+MOX_NOINLINE void tile_weighted(const T* x, index_t ldx, const T* b, index_t ldb, index_t k_size,
+                                const T* carry, T* c, index_t ldc) {
+    using batch = simd::batch<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    std::array<const T*, R> row;
+    for (int r = 0; r < R; ++r) row[static_cast<std::size_t>(r)] = x + r * ldx;
+    batch acc[R][V];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        const batch kept(carry ? carry[r] : T(1));
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = simd::load<T, Arch>(c + r * ldc + v * L) * kept;
+    }
+    for (index_t k = 0; k < k_size; ++k) {
+        batch bv[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) bv[v] = simd::load<T, Arch>(b + v * L);
+        b += ldb;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const batch a(row[static_cast<std::size_t>(r)][k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[r][v] = simd::fma(a, bv[v], acc[r][v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) simd::store(c + r * ldc + v * L, acc[r][v]);
+    }
+}
+
+template <class T, class Arch>
+struct weighted_table {
+    using function = void (*)(const T*, index_t, const T*, index_t, index_t, const T*, T*, index_t);
+    static constexpr int vectors = static_cast<int>(panel_vectors<Arch>);
+
+    template <int... I>
+    static constexpr auto make(std::integer_sequence<int, I...>) {
+        return std::array<function, sizeof...(I)>{
+            &tile_weighted<T, Arch, I / vectors + 1, I % vectors + 1>...};
+    }
+    static constexpr auto all =
+        make(std::make_integer_sequence<int, static_cast<int>(product_rows) * vectors>{});
+
+    /// Columns [0, dp) of a tile of rows.
+    static void rows(index_t count, const T* x, index_t ldx, const T* b, index_t dp, index_t k,
+                     const T* carry, T* c) {
+        constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
+        for (index_t j = 0; j < dp; j += W) {
+            const index_t v = std::min(W, dp - j) / L;
+            all[static_cast<std::size_t>((count - 1) * vectors + v - 1)](x, ldx, b + j, dp, k, carry, c + j,
+                                                                         dp);
+        }
+    }
+};
+
+// to += a * from, `size` values, a multiple of a register.
+template <class T, class Arch>
+MOX_INLINE void add_multiple(T a, const T* from, index_t size, T* to) {
+    constexpr index_t L = simd::lanes<T, Arch>;
+    const simd::batch<T, Arch> factor(a);
+    for (index_t c = 0; c < size; c += L) {
+        simd::store(to + c,
+                    simd::fma(factor, simd::load<T, Arch>(from + c), simd::load<T, Arch>(to + c)));
+    }
+}
+
+// The part of a causal mask that a block of query rows [begin, begin + count) and a block of keys [first,
+// last) have in common. Rows are counted from `begin`, keys from `first`.
+struct visible_block {
+    const attention_sequence& sequence;
+    index_t begin, count, first, last;
+
+    /// Keys of the block that row r sees.
+    index_t keys(index_t r) const noexcept {
+        return std::clamp<index_t>(sequence.visible(begin + r) - first, 0, last - first);
+    }
+    /// The first row that sees key j of the block, at most `count`.
+    index_t row(index_t j) const noexcept {
+        return std::clamp<index_t>(sequence.first_query(first + j) - begin, 0, count);
+    }
+};
+
+// scores[r][j] = x_r . column first + j of the panels for the keys of the block that some row of the tile
+// sees, and up to a register more. A panel stays in the first cache level while all tiles of rows pass it.
+template <class T, class Arch>
+void block_products(const visible_block& block, const T* x, index_t dp, panel_view<const T, Arch> panels,
+                    T* scores, index_t stride) {
+    constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
+    for (index_t j = 0; block.first + j < block.last; j += W) {
+        const index_t p = (block.first + j) / W;
+        const index_t width = panels.width(p);
+        even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
+            const index_t seen = std::min(width, block.keys(offset + tile - 1) - j);
+            if (seen <= 0) return;
+            const T* rows[product_rows];
+            T* to[product_rows];
+            for (index_t r = 0; r < tile; ++r) {
+                rows[r] = x + (offset + r) * dp;
+                to[r] = scores + (offset + r) * stride + j;
+            }
+            tile_table<T, Arch>::product(tile, divide_up(seen, L), rows, panels.panel(p), width, panels.rows,
+                                         to, nullptr, false);
+        });
+    }
+}
+
+// c_r = c_r * carry[r] + sum over the keys that row r sees of weights[r][j] * row j of b. The keys that all
+// rows of a tile see in a tile, the few others row by row, so that a value a row must not see is not even
+// multiplied by zero.
+template <class T, class Arch>
+void block_weighted_rows(const visible_block& block, const T* weights, index_t stride, const T* b, index_t dp,
+                         const T* carry, T* c) {
+    even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
+        if (block.keys(offset + tile - 1) == 0) return;
+        const index_t common = block.keys(offset);
+        weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, dp, common,
+                                      carry ? carry + offset : nullptr, c + offset * dp);
+        for (index_t r = offset; r < offset + tile; ++r) {
+            for (index_t j = common; j < block.keys(r); ++j)
+                add_multiple<T, Arch>(weights[r * stride + j], b + j * dp, dp, c + r * dp);
+        }
+    });
+}
+
+}  // namespace mox::inline MOX_ABI::kernel::detail
