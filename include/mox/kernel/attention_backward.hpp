@@ -112,10 +112,11 @@ void block_transposed_product(const visible_block& block, const T* weights, inde
         x_rows[r] = x + r * dp;
     }
     even_tiles(block.last - block.first, product_rows, [&](index_t key, index_t tile) {
+        // Row block.row(j) is the first that sees key j; all rows from `all` on see the whole tile.
         const index_t all = block.row(key + tile - 1);
-        for (index_t r = block.row(key); r < all; ++r) {
-            for (index_t j = key; j < std::min(key + tile, block.keys(r)); ++j)
-                add_multiple<T, Arch>(weight_rows[r][j], x_rows[r], dp, to + j * dp);
+        for (index_t j = key; j < key + tile && block.row(j) < all; ++j) {
+            const index_t r = block.row(j);
+            add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], dp, all - r, to + j * dp);
         }
         for (index_t c = 0; c < dp; c += W) {
             tile_table<T, Arch>::outer(tile, std::min(W, dp - c) / L, weight_rows + all, key, x_rows + all, c,
@@ -145,13 +146,12 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
     const attention_shape& s = a.shape;
     const index_t d = s.head_dim, dp = round_up(d, L), group = s.heads / s.kv_heads;
     const index_t keys = last_key - first_key;
-    const T scale = static_cast<T>(s.scale * static_cast<double>(simd::weight_unit<T>));
     const auto part_of = [&](matrix_view<const T> x) {
         return x.middle_rows(sequence.k0 + first_key, keys).middle_cols(kv_head * d, d);
     };
-    pack_transposed<T, Arch>(part_of(a.k), m.kt);
-    pack_transposed<T, Arch>(part_of(a.v), m.vt);
-    pack_rows<T, Arch>(part_of(a.k), T(1), m.k, dp);
+    pack_transposed<T, Arch>(part_of(a.k), score_factor<T>(s), m.kt);
+    pack_transposed<T, Arch>(part_of(a.v), T(1), m.vt);
+    pack_rows<T, Arch>(part_of(a.k), m.k, dp);
     const index_t padded = panel_layout<T, Arch>::padded(keys);
     const panel_view<const T, Arch> key_panels(m.kt, d, padded), value_panels(m.vt, d, padded);
     if (a.dreceived) {
@@ -169,8 +169,8 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
     here.n_k = sequence.n_k - first_key;
     for (index_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
         const auto rows_of = [&](auto x) { return x.middle_rows(row0, queries).middle_cols(head * d, d); };
-        pack_rows<T, Arch>(rows_of(a.q), scale, m.q, dp);
-        pack_rows<T, Arch>(rows_of(a.dout), T(1), m.dout, dp);
+        pack_rows<T, Arch>(rows_of(a.q), m.q, dp);
+        pack_rows<T, Arch>(rows_of(a.dout), m.dout, dp);
         for (index_t r = 0; r < queries; ++r) {
             const index_t at = (row0 + r) * s.heads + head;
             m.shift[r] = a.lse[at] * simd::weight_unit<T>;
@@ -207,8 +207,7 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
     for (index_t j = 0; j < keys; ++j) {
         T* dk_row = dk.row(sequence.k0 + first_key + j) + kv_head * d;
         T* dv_row = dv.row(sequence.k0 + first_key + j) + kv_head * d;
-        // The queries were scaled in the unit of weights.
-        for (index_t c = 0; c < d; ++c) dk_row[c] = m.dk[j * dp + c] / simd::weight_unit<T>;
+        for (index_t c = 0; c < d; ++c) dk_row[c] = m.dk[j * dp + c] * static_cast<T>(s.scale);
         for (index_t c = 0; c < d; ++c) dv_row[c] = m.dv[j * dp + c];
     }
 }

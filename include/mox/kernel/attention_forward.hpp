@@ -55,7 +55,6 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         return;
     }
     const index_t d = s.head_dim, dp = round_up(d, simd::lanes<T, Arch>), group = s.heads / s.kv_heads;
-    const T scale = static_cast<T>(s.scale * static_cast<double>(simd::weight_unit<T>));
 
     const packed_keys<T, Arch> packed(scratch, s, rows, true);
     packed.pack(exec, k, v);
@@ -69,7 +68,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     });
     const index_t workers = workers_for(exec, units.total());
     softmax* softmaxes = scratch.take<softmax>(workers);
-    const index_t block_size = query_rows * (2 * dp + cut.stride) + cut.blocks * softmax::rows;
+    const index_t block_size = query_rows * (dp + cut.stride) + cut.blocks * softmax::rows;
     T* memory = scratch.take<T>(workers * round_up(block_size, alignment));
     T* partial = cut.columns ? scratch.take<T>(units.total() * cut.stride) : nullptr;
 
@@ -83,8 +82,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         const panel_view<const T, Arch> panels = packed.keys(seq, head / group);
         const T* values = packed.values(seq, head / group);
         softmax& state = softmaxes[worker];
-        T* queries = memory + worker * round_up(block_size, alignment);
-        T* mixed = queries + query_rows * dp;
+        T* mixed = memory + worker * round_up(block_size, alignment);
         T* shifts = mixed + query_rows * dp;
         T* scores = shifts + cut.blocks * softmax::rows;
         T* columns = partial ? partial + unit * cut.stride : nullptr;
@@ -93,25 +91,21 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         const index_t step = cut.rows(sequence.n_k);
         for (index_t begin = unit_begin; begin < unit_end; begin += step) {
             const index_t count = std::min(step, unit_end - begin), row = sequence.q0 + begin;
-            pack_rows<T, Arch>(q.middle_rows(row, count).middle_cols(head * d, d), scale, queries, dp);
             std::fill_n(mixed, count * dp, T(0));
-            state.start();
+            state.start(count);
             const index_t seen = sequence.visible(begin + count - 1);
             for (index_t first = 0; first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
                 T* kept = columns ? scores + first : scores;
                 T* shift = columns ? shifts + first / key_block * softmax::rows : shifts;
-                block_products<T, Arch>(block, queries, dp, panels, kept, cut.stride);
+                block_products<T, Arch>(block, q.row(row) + head * d, q.stride, panels, kept, cut.stride);
                 state.pass(block, kept, cut.stride, shift);
                 block_weighted_rows<T, Arch>(block, kept, cut.stride, values + first * dp, dp, state.carry,
                                              mixed);
             }
-            state.finish(count);
-            for (index_t r = 0; r < count; ++r) {
-                T* to = out.row(row + r) + head * d;
-                for (index_t c = 0; c < d; ++c) to[c] = mixed[r * dp + c] * state.inverse[r];
-                if (lse) lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
-            }
+            state.finish(count, mixed, dp, out.middle_rows(row, count).middle_cols(head * d, d));
+            for (index_t r = 0; lse && r < count; ++r)
+                lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
             for (index_t first = 0; columns && first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
                 T* shift = shifts + first / key_block * softmax::rows;

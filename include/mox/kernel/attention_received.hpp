@@ -49,34 +49,29 @@ MOX_NOINLINE void add_columns(const visible_block& block, const T* weights, inde
 }
 
 // Visits blocks of scores of the query rows [begin, end) of one head against the keys [first_key, last_key):
-// visit(block, scores, stride, shift), where simd::weight(score - shift[row]) is a probability. `memory`: see
-// size().
+// visit(block, scores, stride, shift), where simd::weight(score - shift[row]) is a probability. `memory`:
+// `size` values.
 template <class T, class Arch>
 struct saved_scores {
     static constexpr index_t L = simd::lanes<T, Arch>;
     static constexpr index_t stride = key_block + L;
-    static constexpr index_t size(index_t dp) {
-        return round_up(query_rows * (dp + stride) + padded_query_rows<T, Arch>, alignment);
-    }
+    static constexpr index_t size =
+        round_up(query_rows * stride + padded_query_rows<T, Arch>, alignment);
 
     template <class Visit>
     static void visit(const attention_shape& s, const attention_sequence& sequence, index_t head,
                       panel_view<const T, Arch> panels, matrix_view<const T> q, const T* lse, index_t begin,
                       index_t end, index_t first_key, index_t last_key, T* memory, Visit&& visit) {
-        const index_t d = s.head_dim, dp = round_up(d, L);
-        const T scale = static_cast<T>(s.scale * static_cast<double>(simd::weight_unit<T>));
-        T* queries = memory;
-        T* scores = queries + query_rows * dp;
+        T* scores = memory;
         T* shift = scores + query_rows * stride;
         for (; begin < end; begin += query_rows) {
             const index_t count = std::min(query_rows, end - begin), row = sequence.q0 + begin;
-            pack_rows<T, Arch>(q.middle_rows(row, count).middle_cols(head * d, d), scale, queries, dp);
             for (index_t r = 0; r < count; ++r)
                 shift[r] = lse[(row + r) * s.heads + head] * simd::weight_unit<T>;
             const index_t seen = std::min(last_key, sequence.visible(begin + count - 1));
             for (index_t first = first_key; first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
-                block_products<T, Arch>(block, queries, dp, panels, scores, stride);
+                block_products<T, Arch>(block, q.row(row) + head * s.head_dim, q.stride, panels, scores, stride);
                 visit(block, scores, stride, shift);
             }
         }
@@ -112,11 +107,11 @@ template <class T, class Arch>
 void received_from_scores(executor_ref exec, arena& scratch, const attention_shape& s,
                           const attention_rows& rows, const packed_keys<T, Arch>& packed,
                           matrix_view<const T> q, const T* lse, T* received) {
-    const index_t dp = round_up(s.head_dim, simd::lanes<T, Arch>), group = s.heads / s.kv_heads;
+    const index_t group = s.heads / s.kv_heads;
     const unit_map units(scratch, rows.sequences, [&](index_t seq) {
         return divide_up(rows.key[seq + 1] - rows.key[seq], key_block);
     });
-    const index_t size = saved_scores<T, Arch>::size(dp);
+    constexpr index_t size = saved_scores<T, Arch>::size;
     T* memory = scratch.take<T>(workers_for(exec, units.total()) * size);
     for_each_with_worker(exec, units.total(), [&](index_t unit, index_t worker) {
         const auto [seq, part] = units.find(unit);
@@ -143,11 +138,11 @@ void received_means(executor_ref exec, arena& scratch, const attention_shape& s,
                     const T* dreceived, T* mean) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    const index_t dp = round_up(s.head_dim, L), group = s.heads / s.kv_heads;
+    const index_t group = s.heads / s.kv_heads;
     const unit_map units(scratch, rows.sequences, [&](index_t seq) {
         return divide_up(rows.query[seq + 1] - rows.query[seq], query_rows) * s.heads;
     });
-    const index_t size = saved_scores<T, Arch>::size(dp);
+    constexpr index_t size = saved_scores<T, Arch>::size;
     T* memory = scratch.take<T>(workers_for(exec, units.total()) * size);
     for_each_with_worker(exec, units.total(), [&](index_t unit, index_t worker) {
         const auto [seq, part] = units.find(unit);

@@ -31,9 +31,9 @@ struct running_softmax {
     alignas(64) T carry[rows];       ///< what the row's results so far are multiplied with
     alignas(64) T inverse[rows];     ///< at the end: 1 / sum
 
-    void start() {
-        std::fill_n(sums, rows * L, T(0));
-        std::fill_n(largest, rows, -std::numeric_limits<T>::infinity());
+    void start(index_t count) {
+        std::fill_n(sums, count * L, T(0));
+        std::fill_n(largest, round_up(count, L), -std::numeric_limits<T>::infinity());
     }
 
     // Scores of a block -> weights relative to the new maximum, which goes to shift[0, rows).
@@ -75,8 +75,16 @@ struct running_softmax {
         }
     }
 
-    void finish(index_t count) {
-        for (index_t r = 0; r < count; ++r) inverse[r] = T(1) / simd::reduce_add(simd::load<T, Arch>(sums + r * L));
+    // mixed: rows of dp values that belong to the sums; out: the same divided by them.
+    MOX_NOINLINE void finish(index_t count, const T* mixed, index_t dp, matrix_view<T> out) {
+        for (index_t r = 0; r < count; ++r) {
+            inverse[r] = T(1) / simd::reduce_add(simd::load<T, Arch>(sums + r * L));
+            const batch factor(inverse[r]);
+            T* to = out.row(r);
+            simd::for_each<T, Arch>(out.cols, [&](index_t c, index_t n) {
+                simd::store_upto(to + c, simd::load<T, Arch>(mixed + r * dp + c) * factor, n);
+            });
+        }
     }
     /// The logarithm of the row's sum of exponentials, natural.
     T log_sum_exp(index_t r) const { return largest[r] / simd::weight_unit<T> - std::log(inverse[r]); }

@@ -3,21 +3,37 @@
 // The pieces of blockwise attention: keys transposed into panels, a block of scores, and the product of a
 // block of weights with rows.
 //
-// Queries are packed with scale * weight_unit multiplied in, so that a score is the argument of
-// simd::weight but for the shift of its row.
+// Keys are packed with scale * weight_unit multiplied in, so that a score is the argument of simd::weight but
+// for the shift of its row.
 
 #include <array>
 #include <utility>
 
 #include <mox/kernel/attention_shape.hpp>
 #include <mox/kernel/tile.hpp>
+#include <mox/simd/exp_weight.hpp>
 #include <mox/simd/transpose.hpp>
 
 namespace mox::inline MOX_ABI::kernel::detail {
 
-// from: n rows of d values -> panels with one column per row (the transpose), padding zero.
+template <class T>
+T score_factor(const attention_shape& s) {
+    return static_cast<T>(s.scale * static_cast<double>(simd::weight_unit<T>));
+}
+
+// Rows of one head lie far apart, each on another page: hardware does not guess the next.
+template <class T>
+MOX_INLINE void prefetch_row(matrix_view<const T> from, index_t row) {
+    if (row >= from.rows) return;
+    const char* at = reinterpret_cast<const char*>(from.row(row));
+    for (index_t i = 0; i < from.cols * static_cast<index_t>(sizeof(T)); i += static_cast<index_t>(alignment))
+        __builtin_prefetch(at + i);
+}
+
+// from: n rows of d values -> panels with one column per row (the transpose) times a factor, padding zero.
 template <class T, class Arch>
-MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T* to) {
+MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T factor, T* to) {
+    const simd::batch<T, Arch> factors(factor);
     constexpr index_t W = panel_width<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     const index_t d = from.cols;
@@ -26,34 +42,31 @@ MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T* to) {
     for (index_t j = 0; j < from.rows; j += L) {
         const index_t width = panels.width(j / W), valid = std::min(L, from.rows - j);
         T* base = panels.panel(j / W) + j % W;
+        for (index_t i = 0; i < L; ++i) prefetch_row(from, j + L + i);
         index_t k = 0;
         for (; k + L <= d; k += L) {
-            if (valid == L) {
-                simd::transpose_square<T, Arch>(from.row(j) + k, from.stride, base + k * width, width);
-                continue;
-            }
-            for (index_t i = 0; i < L; ++i) {
-                simd::store(square + i * L, i < valid ? simd::load<T, Arch>(from.row(j + i) + k)
-                                                      : simd::batch<T, Arch>(T(0)));
-            }
+            for (index_t i = 0; i < valid; ++i)
+                simd::store(square + i * L, simd::load<T, Arch>(from.row(j + i) + k) * factors);
+            for (index_t i = valid; i < L; ++i) simd::store(square + i * L, simd::batch<T, Arch>(T(0)));
             simd::transpose_square<T, Arch>(square, L, base + k * width, width);
         }
         for (; k < d; ++k) {
-            for (index_t i = 0; i < L; ++i) base[k * width + i] = i < valid ? from.row(j + i)[k] : T(0);
+            for (index_t i = 0; i < L; ++i)
+                base[k * width + i] = i < valid ? from.row(j + i)[k] * factor : T(0);
         }
     }
 }
 
-// from: n rows of d values -> rows of `stride` values times a factor, padding zero.
+// from: n rows of d values -> rows of `stride` values, padding zero.
 template <class T, class Arch>
-MOX_NOINLINE void pack_rows(matrix_view<const T> from, T factor, T* to, index_t stride) {
+MOX_NOINLINE void pack_rows(matrix_view<const T> from, T* to, index_t stride) {
     constexpr index_t L = simd::lanes<T, Arch>;
-    const simd::batch<T, Arch> factors(factor);
     for (index_t i = 0; i < from.rows; ++i, to += stride) {
+        prefetch_row(from, i + 8);
         const T* row = from.row(i);
         index_t k = 0;
-        for (; k + L <= from.cols; k += L) simd::store(to + k, simd::load<T, Arch>(row + k) * factors);
-        for (; k < from.cols; ++k) to[k] = row[k] * factor;
+        for (; k + L <= from.cols; k += L) simd::store(to + k, simd::load<T, Arch>(row + k));
+        for (; k < from.cols; ++k) to[k] = row[k];
         for (; k < stride; ++k) to[k] = T(0);
     }
 }
@@ -118,14 +131,31 @@ struct weighted_table {
     }
 };
 
-// to += a * from, `size` values, a multiple of a register.
+// c += sum over k of x[k * step] * row k of b: what a tile does for one row, of any width.
 template <class T, class Arch>
-MOX_INLINE void add_multiple(T a, const T* from, index_t size, T* to) {
+MOX_NOINLINE void add_weighted_row(const T* x, index_t step, const T* b, index_t dp, index_t k_size, T* c) {
+    using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    const simd::batch<T, Arch> factor(a);
-    for (index_t c = 0; c < size; c += L) {
-        simd::store(to + c,
-                    simd::fma(factor, simd::load<T, Arch>(from + c), simd::load<T, Arch>(to + c)));
+    constexpr int V = static_cast<int>(panel_vectors<Arch>);
+    index_t j = 0;
+    for (; j + V * L <= dp; j += V * L) {
+        batch acc[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[v] = simd::load<T, Arch>(c + j + v * L);
+        for (index_t k = 0; k < k_size; ++k) {
+            const batch a(x[k * step]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v)
+                acc[v] = simd::fma(a, simd::load<T, Arch>(b + k * dp + j + v * L), acc[v]);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) simd::store(c + j + v * L, acc[v]);
+    }
+    for (; j < dp; j += L) {
+        batch acc = simd::load<T, Arch>(c + j);
+        for (index_t k = 0; k < k_size; ++k)
+            acc = simd::fma(batch(x[k * step]), simd::load<T, Arch>(b + k * dp + j), acc);
+        simd::store(c + j, acc);
     }
 }
 
@@ -148,7 +178,7 @@ struct visible_block {
 // scores[r][j] = x_r . column first + j of the panels for the keys of the block that some row of the tile
 // sees, and up to a register more. A panel stays in the first cache level while all tiles of rows pass it.
 template <class T, class Arch>
-void block_products(const visible_block& block, const T* x, index_t dp, panel_view<const T, Arch> panels,
+void block_products(const visible_block& block, const T* x, index_t ldx, panel_view<const T, Arch> panels,
                     T* scores, index_t stride) {
     constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
     for (index_t j = 0; block.first + j < block.last; j += W) {
@@ -160,7 +190,7 @@ void block_products(const visible_block& block, const T* x, index_t dp, panel_vi
             const T* rows[product_rows];
             T* to[product_rows];
             for (index_t r = 0; r < tile; ++r) {
-                rows[r] = x + (offset + r) * dp;
+                rows[r] = x + (offset + r) * ldx;
                 to[r] = scores + (offset + r) * stride + j;
             }
             tile_table<T, Arch>::product(tile, divide_up(seen, L), rows, panels.panel(p), width, panels.rows,
@@ -180,9 +210,10 @@ void block_weighted_rows(const visible_block& block, const T* weights, index_t s
         const index_t common = block.keys(offset);
         weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, dp, common,
                                       carry ? carry + offset : nullptr, c + offset * dp);
-        for (index_t r = offset; r < offset + tile; ++r) {
-            for (index_t j = common; j < block.keys(r); ++j)
-                add_multiple<T, Arch>(weights[r * stride + j], b + j * dp, dp, c + r * dp);
+        if (block.keys(offset + tile - 1) == common) return;
+        for (index_t r = offset + 1; r < offset + tile; ++r) {
+            add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * dp, dp,
+                                      block.keys(r) - common, c + r * dp);
         }
     });
 }
