@@ -93,11 +93,17 @@ auto run(void (attention_steps::*step)(), sizes s, index_t threads = 1) {
 void add(std::vector<bench::group>& groups, sizes s, std::vector<bench::goal> forward,
          std::vector<bench::goal> backward) {
     const double product = 2 * s.pairs() * static_cast<double>(s.d);
-    groups.push_back({"attention/forward/" + s.name(), 2 * product, bench::limit::fma_f32, std::move(forward),
+    groups.push_back({"attention/forward/" + s.name(),
+                      2 * product,
+                      bench::limit::fma_f32,
+                      std::move(forward),
                       {{"mox", run(&attention_steps::forward, s)}}});
     if (s.keys != s.queries) return;
-    groups.push_back({"attention/backward/" + s.name(), 5 * product, bench::limit::fma_f32,
-                      std::move(backward), {{"mox", run(&attention_steps::backward, s)}}});
+    groups.push_back({"attention/backward/" + s.name(),
+                      5 * product,
+                      bench::limit::fma_f32,
+                      std::move(backward),
+                      {{"mox", run(&attention_steps::backward, s)}}});
 }
 
 void add_received(std::vector<bench::group>& groups, sizes s, double at_most) {
@@ -112,12 +118,12 @@ void add_received(std::vector<bench::group>& groups, sizes s, double at_most) {
 void add_threads(std::vector<bench::group>& groups, sizes s) {
     const double product = 2 * s.pairs() * static_cast<double>(s.d);
     const std::vector<bench::goal> goals{{0, 1.9, "one_thread"}};
-    groups.push_back({"attention/two_threads/forward/" + s.name(),
-                      2 * product,
-                      bench::limit::fma_f32,
-                      goals,
-                      {{"mox", run(&attention_steps::forward, s, 2)},
-                       {"one_thread", run(&attention_steps::forward, s)}}});
+    groups.push_back(
+        {"attention/two_threads/forward/" + s.name(),
+         2 * product,
+         bench::limit::fma_f32,
+         goals,
+         {{"mox", run(&attention_steps::forward, s, 2)}, {"one_thread", run(&attention_steps::forward, s)}}});
     groups.push_back({"attention/two_threads/backward/" + s.name(),
                       5 * product,
                       bench::limit::fma_f32,
@@ -131,7 +137,8 @@ const bench::registration registered([](std::vector<bench::group>& groups) {
     add(groups, {.queries = 2048, .heads = 8, .kv_heads = 2}, {{0.65}}, {{0.55}});
     // Rows too long for complete rows of scores, and the small ones: a vision transformer, short sentences.
     add(groups, {.queries = 16384, .keys = 16384, .heads = 1, .kv_heads = 1}, {{0.65}}, {{0.55}});
-    add(groups, {.sequences = 8, .queries = 65, .keys = 65, .heads = 3, .kv_heads = 3, .causal = false}, {}, {});
+    add(groups, {.sequences = 8, .queries = 65, .keys = 65, .heads = 3, .kv_heads = 3, .causal = false}, {},
+        {});
     add(groups, {.sequences = 16, .queries = 32, .keys = 32, .heads = 4, .kv_heads = 4}, {}, {});
     add(groups, {.sequences = 64, .queries = 7, .keys = 7, .heads = 4, .kv_heads = 4}, {}, {});
     // Decoding: one query and four, and a few more behind a long cache.
@@ -140,7 +147,8 @@ const bench::registration registered([](std::vector<bench::group>& groups) {
     add(groups, {.queries = 1, .keys = 2048, .heads = 8, .kv_heads = 2}, {}, {});
 
     add_received(groups, {}, 1.10);
-    add_received(groups, {.sequences = 8, .queries = 65, .keys = 65, .heads = 3, .kv_heads = 3, .causal = false},
+    add_received(groups,
+                 {.sequences = 8, .queries = 65, .keys = 65, .heads = 3, .kv_heads = 3, .causal = false},
                  1.10);
     add_received(groups, {.queries = 8192, .keys = 8192, .heads = 2, .kv_heads = 2}, 1.60);
     add_received(groups, {.queries = 24576, .keys = 24576, .heads = 1, .kv_heads = 1}, 1.60);

@@ -116,7 +116,7 @@ void block_transposed_product(const visible_block& block, const T* weights, inde
         const index_t all = block.row(key + tile - 1);
         for (index_t j = key; j < key + tile && block.row(j) < all; ++j) {
             const index_t r = block.row(j);
-            add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], dp, all - r, to + j * dp);
+            add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], dp, dp, all - r, to + j * dp);
         }
         for (index_t c = 0; c < dp; c += W) {
             tile_table<T, Arch>::outer(tile, std::min(W, dp - c) / L, weight_rows + all, key, x_rows + all, c,
@@ -188,8 +188,7 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
                 block_products<T, Arch>(block, m.q + begin * dp, dp, key_panels, m.prob, stride);
                 block_products<T, Arch>(block, m.dout + begin * dp, dp, value_panels, m.dscore, stride);
                 probability_gradients<T, Arch>(block, m.prob, m.dscore, stride, m.shift + begin,
-                                               m.delta + begin,
-                                               a.dreceived ? m.dreceived + first : nullptr);
+                                               m.delta + begin, a.dreceived ? m.dreceived + first : nullptr);
                 block_weighted_rows<T, Arch>(block, m.dscore, stride, m.k + first * dp, dp, nullptr,
                                              to + begin * dp);
                 block_transposed_product<T, Arch>(block, m.dscore, stride, m.q + begin * dp, dp,
@@ -252,8 +251,8 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
     });
     index_t most_keys = 0;
     for (index_t seq = 0; seq < rows.sequences; ++seq) most_keys = std::max(most_keys, parts_of(seq).size);
-    const index_t size = memory_type::size(d, std::min(most_keys, round_up(longest.keys, panel_width<T, Arch>)),
-                                           longest.queries);
+    const index_t size = memory_type::size(
+        d, std::min(most_keys, round_up(longest.keys, panel_width<T, Arch>)), longest.queries);
     T* memory = scratch.take<T>(workers_for(exec, units.total()) * size);
     T* partial = scratch.take<T>(shares.total() * dp);
 
@@ -264,15 +263,15 @@ void attention_backward(executor_ref exec, arena& scratch, const attention_shape
         // The first keys are seen most: they go first, so that the last units to be taken are short.
         const index_t part = at / s.kv_heads, kv_head = at % s.kv_heads;
         const index_t first = part * parts.size, last = std::min(sequence.n_k, first + parts.size);
-        T* share = parts.count == 1 ? nullptr
-                                    : partial + (shares.first(seq) +
-                                                 (part * s.heads + kv_head * group) * sequence.n_q) *
-                                                    dp;
-        backward_part<T, Arch>(
-            arguments, sequence, kv_head, first, last,
-            memory_type(memory + worker * size, d,
-                        std::min(most_keys, round_up(longest.keys, panel_width<T, Arch>)), longest.queries),
-            share, dq, dk, dv);
+        T* share =
+            parts.count == 1
+                ? nullptr
+                : partial + (shares.first(seq) + (part * s.heads + kv_head * group) * sequence.n_q) * dp;
+        backward_part<T, Arch>(arguments, sequence, kv_head, first, last,
+                               memory_type(memory + worker * size, d,
+                                           std::min(most_keys, round_up(longest.keys, panel_width<T, Arch>)),
+                                           longest.queries),
+                               share, dq, dk, dv);
     });
 
     if (shares.total() == 0) return;

@@ -21,11 +21,11 @@ struct forward_cut {
     index_t stride, blocks;  ///< of the weights of a row; key blocks of the longest
 
     forward_cut(bool columns_, index_t longest)
-        : columns(columns_), stride((columns ? round_up(longest, panel_width<T, Arch>) : key_block) +
-                                    simd::lanes<T, Arch>),
+        : columns(columns_),
+          stride((columns ? round_up(longest, panel_width<T, Arch>) : key_block) + simd::lanes<T, Arch>),
           blocks(columns ? divide_up(longest, key_block) : 1) {}
 
-    index_t rows(index_t keys) const { return columns ? column_rows<T, Arch>(keys) : query_rows; }
+    index_t rows(index_t keys) const { return columns ? column_rows(keys) : query_rows; }
     // Rows of a unit: a block, or some that share a partial sum of the columns.
     index_t unit_rows(const attention_sequence& sequence) const {
         const index_t step = rows(sequence.n_k);
@@ -51,14 +51,14 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     const arena_scope scope(scratch);
     const longest_rows longest(rows);
     if (longest.queries < product_rows && longest.keys > longest.queries && received == nullptr) {
-        attention_few_queries<T, Arch>(exec, scratch, s, rows, q, k, v, out, lse, longest.keys);
+        attention_few_queries<T, Arch>(exec, scratch, s, rows, q, k, v, out, lse, longest);
         return;
     }
     const index_t d = s.head_dim, dp = round_up(d, simd::lanes<T, Arch>), group = s.heads / s.kv_heads;
 
     const packed_keys<T, Arch> packed(scratch, s, rows, true);
     packed.pack(exec, k, v);
-    const forward_cut<T, Arch> cut(received && columns_fit<T, Arch>(longest.keys), longest.keys);
+    const forward_cut<T, Arch> cut(received && columns_fit(longest.keys), longest.keys);
     // The second pass over longer rows needs the sums of the first.
     const bool again = received && !cut.columns;
     if (again && lse == nullptr) lse = scratch.take<T>(rows.query[rows.sequences] * s.heads);
@@ -104,8 +104,7 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                                              mixed);
             }
             state.finish(count, mixed, dp, out.middle_rows(row, count).middle_cols(head * d, d));
-            for (index_t r = 0; lse && r < count; ++r)
-                lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
+            for (index_t r = 0; lse && r < count; ++r) lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
             for (index_t first = 0; columns && first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
                 T* shift = shifts + first / key_block * softmax::rows;

@@ -30,8 +30,8 @@ public:
             const index_t begin = rows_.key[seq] + first;
             const index_t n = std::min<index_t>(key_block, rows_.key[seq + 1] - begin);
             // A block is whole panels, or the last.
-            pack_transposed<T, Arch>(k.middle_rows(begin, n).middle_cols(head * d, d), score_factor<T>(shape_),
-                                     keys_at(seq, head) + first * d);
+            pack_transposed<T, Arch>(k.middle_rows(begin, n).middle_cols(head * d, d),
+                                     score_factor<T>(shape_), keys_at(seq, head) + first * d);
             if (values_) {
                 pack_rows<T, Arch>(v.middle_rows(begin, n).middle_cols(head * d, d),
                                    values_at(seq, head) + first * dp_, dp_);

@@ -9,22 +9,19 @@
 
 namespace mox::inline MOX_ABI::kernel::detail {
 
-// Complete rows of weights that are kept until their sums are known: half of the second cache level; as many
-// rows as fit, a tile at least.
-inline constexpr index_t column_values = 1 << 17;
+// Complete rows of weights are kept until their sums are known: as many as fit the second cache level, a tile
+// at least, so up to 43690 keys. Measured: 1.03 times the forward time at 24576 keys, where computing the
+// scores again takes 1.55 times.
+inline constexpr index_t column_values = 1 << 18;
 // Partial sums per head of a sequence: few, because each has a number per key, and enough to share between
 // threads.
 inline constexpr index_t most_partial_sums = 8;
 
-template <class T, class Arch>
-index_t column_rows(index_t keys) {
+inline index_t column_rows(index_t keys) {
     const index_t rows = column_values / std::max<index_t>(keys, 1) / product_rows * product_rows;
     return std::clamp(rows, product_rows, query_rows);
 }
-template <class T, class Arch>
-bool columns_fit(index_t keys) {
-    return keys * product_rows <= column_values;
-}
+inline bool columns_fit(index_t keys) { return keys * product_rows <= column_values; }
 
 // columns[j] += sum over the rows r that see key j of factor[r] * weights[r][j].
 template <class T, class Arch>
@@ -55,8 +52,7 @@ template <class T, class Arch>
 struct saved_scores {
     static constexpr index_t L = simd::lanes<T, Arch>;
     static constexpr index_t stride = key_block + L;
-    static constexpr index_t size =
-        round_up(query_rows * stride + padded_query_rows<T, Arch>, alignment);
+    static constexpr index_t size = round_up(query_rows * stride + padded_query_rows<T, Arch>, alignment);
 
     template <class Visit>
     static void visit(const attention_shape& s, const attention_sequence& sequence, index_t head,
@@ -71,7 +67,8 @@ struct saved_scores {
             const index_t seen = std::min(last_key, sequence.visible(begin + count - 1));
             for (index_t first = first_key; first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
-                block_products<T, Arch>(block, q.row(row) + head * s.head_dim, q.stride, panels, scores, stride);
+                block_products<T, Arch>(block, q.row(row) + head * s.head_dim, q.stride, panels, scores,
+                                        stride);
                 visit(block, scores, stride, shift);
             }
         }

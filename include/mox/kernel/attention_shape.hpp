@@ -38,8 +38,8 @@ struct attention_sequence {
     bool causal;
 
     attention_sequence(const attention_shape& s, const attention_rows& rows, index_t seq)
-        : q0(rows.query[seq]), n_q(rows.query[seq + 1] - q0), k0(rows.key[seq]),
-          n_k(rows.key[seq + 1] - k0), causal(s.causal) {}
+        : q0(rows.query[seq]), n_q(rows.query[seq + 1] - q0), k0(rows.key[seq]), n_k(rows.key[seq + 1] - k0),
+          causal(s.causal) {}
 
     /// Query i sees keys [0, visible(i)).
     index_t visible(index_t i) const noexcept { return causal ? n_k - n_q + i + 1 : n_k; }

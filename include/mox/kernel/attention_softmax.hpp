@@ -25,11 +25,11 @@ struct running_softmax {
     static constexpr index_t L = simd::lanes<T, Arch>;
     using batch = simd::batch<T, Arch>;
 
-    alignas(64) T sums[rows * L];    ///< by lanes, relative to the maximum
-    alignas(64) T lanes[rows * L];   ///< maxima of a block, by lanes
-    alignas(64) T largest[rows];     ///< running maximum
-    alignas(64) T carry[rows];       ///< what the row's results so far are multiplied with
-    alignas(64) T inverse[rows];     ///< at the end: 1 / sum
+    alignas(64) T sums[rows * L];   ///< by lanes, relative to the maximum
+    alignas(64) T lanes[rows * L];  ///< maxima of a block, by lanes
+    alignas(64) T largest[rows];    ///< running maximum
+    alignas(64) T carry[rows];      ///< what the row's results so far are multiplied with
+    alignas(64) T inverse[rows];    ///< at the end: 1 / sum
 
     void start(index_t count) {
         std::fill_n(sums, count * L, T(0));

@@ -120,12 +120,12 @@ struct weighted_table {
         make(std::make_integer_sequence<int, static_cast<int>(product_rows) * vectors>{});
 
     /// Columns [0, dp) of a tile of rows.
-    static void rows(index_t count, const T* x, index_t ldx, const T* b, index_t dp, index_t k,
+    static void rows(index_t count, const T* x, index_t ldx, const T* b, index_t ldb, index_t dp, index_t k,
                      const T* carry, T* c) {
         constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
         for (index_t j = 0; j < dp; j += W) {
             const index_t v = std::min(W, dp - j) / L;
-            all[static_cast<std::size_t>((count - 1) * vectors + v - 1)](x, ldx, b + j, dp, k, carry, c + j,
+            all[static_cast<std::size_t>((count - 1) * vectors + v - 1)](x, ldx, b + j, ldb, k, carry, c + j,
                                                                          dp);
         }
     }
@@ -133,7 +133,8 @@ struct weighted_table {
 
 // c += sum over k of x[k * step] * row k of b: what a tile does for one row, of any width.
 template <class T, class Arch>
-MOX_NOINLINE void add_weighted_row(const T* x, index_t step, const T* b, index_t dp, index_t k_size, T* c) {
+MOX_NOINLINE void add_weighted_row(const T* x, index_t step, const T* b, index_t ldb, index_t dp,
+                                   index_t k_size, T* c) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr int V = static_cast<int>(panel_vectors<Arch>);
@@ -146,7 +147,7 @@ MOX_NOINLINE void add_weighted_row(const T* x, index_t step, const T* b, index_t
             const batch a(x[k * step]);
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v)
-                acc[v] = simd::fma(a, simd::load<T, Arch>(b + k * dp + j + v * L), acc[v]);
+                acc[v] = simd::fma(a, simd::load<T, Arch>(b + k * ldb + j + v * L), acc[v]);
         }
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) simd::store(c + j + v * L, acc[v]);
@@ -154,7 +155,7 @@ MOX_NOINLINE void add_weighted_row(const T* x, index_t step, const T* b, index_t
     for (; j < dp; j += L) {
         batch acc = simd::load<T, Arch>(c + j);
         for (index_t k = 0; k < k_size; ++k)
-            acc = simd::fma(batch(x[k * step]), simd::load<T, Arch>(b + k * dp + j), acc);
+            acc = simd::fma(batch(x[k * step]), simd::load<T, Arch>(b + k * ldb + j), acc);
         simd::store(c + j, acc);
     }
 }
@@ -208,11 +209,11 @@ void block_weighted_rows(const visible_block& block, const T* weights, index_t s
     even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
         if (block.keys(offset + tile - 1) == 0) return;
         const index_t common = block.keys(offset);
-        weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, dp, common,
+        weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, dp, dp, common,
                                       carry ? carry + offset : nullptr, c + offset * dp);
         if (block.keys(offset + tile - 1) == common) return;
         for (index_t r = offset + 1; r < offset + tile; ++r) {
-            add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * dp, dp,
+            add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * dp, dp, dp,
                                       block.keys(r) - common, c + r * dp);
         }
     });
