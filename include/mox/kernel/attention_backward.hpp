@@ -103,20 +103,20 @@ MOX_NOINLINE void probability_gradients(const visible_block& block, T* prob, T* 
 // tile of keys one by one, the others in a tile.
 template <class T, class Arch>
 void block_transposed_product(const visible_block& block, const T* weights, index_t stride, const T* x,
-                              index_t dp, T* to) {
+                              index_t ldx, index_t dp, T* to) {
     constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
     const T* weight_rows[backward_rows];
     const T* x_rows[backward_rows];
     for (index_t r = 0; r < block.count; ++r) {
         weight_rows[r] = weights + r * stride;
-        x_rows[r] = x + r * dp;
+        x_rows[r] = x + r * ldx;
     }
     even_tiles(block.last - block.first, product_rows, [&](index_t key, index_t tile) {
         // Row block.row(j) is the first that sees key j; all rows from `all` on see the whole tile.
         const index_t all = block.row(key + tile - 1);
         for (index_t j = key; j < key + tile && block.row(j) < all; ++j) {
             const index_t r = block.row(j);
-            add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], dp, dp, all - r, to + j * dp);
+            add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], ldx, dp, all - r, to + j * dp);
         }
         for (index_t c = 0; c < dp; c += W) {
             tile_table<T, Arch>::outer(tile, std::min(W, dp - c) / L, weight_rows + all, key, x_rows + all, c,
@@ -151,7 +151,11 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
     };
     pack_transposed<T, Arch>(part_of(a.k), score_factor<T>(s), m.kt);
     pack_transposed<T, Arch>(part_of(a.v), T(1), m.vt);
-    pack_rows<T, Arch>(part_of(a.k), m.k, dp);
+    // Rows without gaps are worth their copy when many others pass over them.
+    const bool lying = dp == d && sequence.n_q <= few_rows;
+    if (!lying) pack_rows<T, Arch>(part_of(a.k), m.k, dp);
+    const T* k = lying ? part_of(a.k).data : m.k;
+    const index_t ldk = lying ? a.k.stride : dp;
     const index_t padded = panel_layout<T, Arch>::padded(keys);
     const panel_view<const T, Arch> key_panels(m.kt, d, padded), value_panels(m.vt, d, padded);
     if (a.dreceived) {
@@ -169,12 +173,15 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
     here.n_k = sequence.n_k - first_key;
     for (index_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
         const auto rows_of = [&](auto x) { return x.middle_rows(row0, queries).middle_cols(head * d, d); };
-        pack_rows<T, Arch>(rows_of(a.q), m.q, dp);
-        pack_rows<T, Arch>(rows_of(a.dout), m.dout, dp);
+        if (!lying) pack_rows<T, Arch>(rows_of(a.q), m.q, dp);
+        if (!lying) pack_rows<T, Arch>(rows_of(a.dout), m.dout, dp);
+        const T* q = lying ? rows_of(a.q).data : m.q;
+        const T* dout = lying ? rows_of(a.dout).data : m.dout;
+        const index_t ldq = lying ? a.q.stride : dp, ldg = lying ? a.dout.stride : dp;
         for (index_t r = 0; r < queries; ++r) {
             const index_t at = (row0 + r) * s.heads + head;
             m.shift[r] = a.lse[at] * simd::weight_unit<T>;
-            m.delta[r] = dot_row<T, Arch>(m.dout + r * dp, a.out.row(row0 + r) + head * d, d);
+            m.delta[r] = dot_row<T, Arch>(dout + r * ldg, a.out.row(row0 + r) + head * d, d);
             if (a.means) m.delta[r] += a.means[at];
         }
         T* to = partial ? partial + (head - kv_head * group) * sequence.n_q * dp : m.dq;
@@ -185,15 +192,15 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
                 const index_t count = std::min(backward_rows, queries - begin);
                 const index_t seen = std::min(last, here.visible(begin + count - 1));
                 const visible_block block{here, begin, count, first, seen};
-                block_products<T, Arch>(block, m.q + begin * dp, dp, key_panels, m.prob, stride);
-                block_products<T, Arch>(block, m.dout + begin * dp, dp, value_panels, m.dscore, stride);
+                block_products<T, Arch>(block, q + begin * ldq, ldq, key_panels, m.prob, stride);
+                block_products<T, Arch>(block, dout + begin * ldg, ldg, value_panels, m.dscore, stride);
                 probability_gradients<T, Arch>(block, m.prob, m.dscore, stride, m.shift + begin,
                                                m.delta + begin, a.dreceived ? m.dreceived + first : nullptr);
-                block_weighted_rows<T, Arch>(block, m.dscore, stride, m.k + first * dp, dp, nullptr,
+                block_weighted_rows<T, Arch>(block, m.dscore, stride, k + first * ldk, ldk, dp, nullptr,
                                              to + begin * dp);
-                block_transposed_product<T, Arch>(block, m.dscore, stride, m.q + begin * dp, dp,
+                block_transposed_product<T, Arch>(block, m.dscore, stride, q + begin * ldq, ldq, dp,
                                                   m.dk + first * dp);
-                block_transposed_product<T, Arch>(block, m.prob, stride, m.dout + begin * dp, dp,
+                block_transposed_product<T, Arch>(block, m.prob, stride, dout + begin * ldg, ldg, dp,
                                                   m.dv + first * dp);
             }
         }

@@ -56,7 +56,9 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     }
     const index_t d = s.head_dim, dp = round_up(d, simd::lanes<T, Arch>), group = s.heads / s.kv_heads;
 
-    const packed_keys<T, Arch> packed(scratch, s, rows, true);
+    // Values that few tiles of rows read are read where they lie.
+    const bool lying = dp == d && longest.queries * group <= few_rows;
+    const packed_keys<T, Arch> packed(scratch, s, rows, !lying);
     packed.pack(exec, k, v);
     const forward_cut<T, Arch> cut(received && columns_fit(longest.keys), longest.keys);
     // The second pass over longer rows needs the sums of the first.
@@ -80,7 +82,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         const index_t unit_begin = (divide_up(sequence.n_q, unit_rows) - 1 - part / s.heads) * unit_rows;
         const index_t unit_end = std::min(sequence.n_q, unit_begin + unit_rows);
         const panel_view<const T, Arch> panels = packed.keys(seq, head / group);
-        const T* values = packed.values(seq, head / group);
+        const T* values = lying ? v.row(sequence.k0) + head / group * d : packed.values(seq, head / group);
+        const index_t ldv = lying ? v.stride : dp;
         softmax& state = softmaxes[worker];
         T* mixed = memory + worker * round_up(block_size, alignment);
         T* shifts = mixed + query_rows * dp;
@@ -100,8 +103,8 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 T* shift = columns ? shifts + first / key_block * softmax::rows : shifts;
                 block_products<T, Arch>(block, q.row(row) + head * d, q.stride, panels, kept, cut.stride);
                 state.pass(block, kept, cut.stride, shift);
-                block_weighted_rows<T, Arch>(block, kept, cut.stride, values + first * dp, dp, state.carry,
-                                             mixed);
+                block_weighted_rows<T, Arch>(block, kept, cut.stride, values + first * ldv, ldv, dp,
+                                             state.carry, mixed);
             }
             state.finish(count, mixed, dp, out.middle_rows(row, count).middle_cols(head * d, d));
             for (index_t r = 0; lse && r < count; ++r) lse[(row + r) * s.heads + head] = state.log_sum_exp(r);

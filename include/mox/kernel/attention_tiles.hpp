@@ -16,6 +16,10 @@
 
 namespace mox::inline MOX_ABI::kernel::detail {
 
+/// Rows that pass over less than this many others are not worth a copy that lies without gaps: measured 5 %
+/// of the forward time at 65 tokens, 10 % at 32.
+inline constexpr index_t few_rows = 128;
+
 template <class T>
 T score_factor(const attention_shape& s) {
     return static_cast<T>(s.scale * static_cast<double>(simd::weight_unit<T>));
@@ -204,16 +208,16 @@ void block_products(const visible_block& block, const T* x, index_t ldx, panel_v
 // rows of a tile see in a tile, the few others row by row, so that a value a row must not see is not even
 // multiplied by zero.
 template <class T, class Arch>
-void block_weighted_rows(const visible_block& block, const T* weights, index_t stride, const T* b, index_t dp,
-                         const T* carry, T* c) {
+void block_weighted_rows(const visible_block& block, const T* weights, index_t stride, const T* b,
+                         index_t ldb, index_t dp, const T* carry, T* c) {
     even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
         if (block.keys(offset + tile - 1) == 0) return;
         const index_t common = block.keys(offset);
-        weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, dp, dp, common,
+        weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, ldb, dp, common,
                                       carry ? carry + offset : nullptr, c + offset * dp);
         if (block.keys(offset + tile - 1) == common) return;
         for (index_t r = offset + 1; r < offset + tile; ++r) {
-            add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * dp, dp, dp,
+            add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * ldb, ldb, dp,
                                       block.keys(r) - common, c + r * dp);
         }
     });
