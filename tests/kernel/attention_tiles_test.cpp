@@ -117,7 +117,7 @@ TEST_CASE("attention tiles: blocks under a causal mask read only what is seen", 
             for (index_t j = 0; j < last - block.first; ++j)
                 std::fill_n(rows.data() + j * dp, dp, 0.25 * static_cast<double>(j));
             kernel::detail::block_weighted_rows<double, simd::default_arch>(
-                block, scores.data(), stride, rows.data(), dp, nullptr, c.data());
+                block, scores.data(), stride, rows.data(), dp, dp, nullptr, c.data());
             for (index_t r = 0; r < count; ++r) {
                 double expected = 1;
                 for (index_t j = 0; j < block.keys(r); ++j)
