@@ -43,7 +43,7 @@ MOX_NOINLINE void few_scores(const T* q, matrix_view<const T> k, index_t count, 
             sum = simd::fma(simd::load<T, Arch>(q + c), simd::load<T, Arch>(k.row(j) + c), sum);
         simd::store(square + j * L, sum);
     }
-    simd::transpose_square<T, Arch>(square, L, columns, L);
+    transpose<T, Arch>(square, columns, L);
     batch sum = simd::load<T, Arch>(columns);
     for (index_t i = 1; i < L; ++i) sum = sum + simd::load<T, Arch>(columns + i * L);
     simd::store(scores, sum);

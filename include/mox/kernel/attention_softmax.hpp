@@ -51,7 +51,7 @@ struct running_softmax {
         for (index_t r = block.count; r < groups; ++r) simd::store(lanes + r * L, lowest);
         for (index_t r = 0; r < groups; r += L) {
             alignas(64) T square[L * L];
-            simd::transpose_square<T, Arch>(lanes + r * L, L, square, L);
+            transpose<T, Arch>(lanes + r * L, square, L);
             const batch before = simd::load<T, Arch>(largest + r);
             batch best = before;
             for (index_t i = 0; i < L; ++i) best = simd::max(best, simd::load<T, Arch>(square + i * L));

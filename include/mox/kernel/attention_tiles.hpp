@@ -35,6 +35,13 @@ MOX_INLINE void prefetch_row(matrix_view<const T> from, index_t row) {
         __builtin_prefetch(at + i);
 }
 
+// A square as wide as a register, its rows behind each other: to[j][i] = from[i][j]. Inlined it is a few
+// hundred instructions at every place.
+template <class T, class Arch>
+MOX_NOINLINE void transpose(const T* from, T* to, index_t to_stride) {
+    simd::transpose_square<T, Arch>(from, simd::lanes<T, Arch>, to, to_stride);
+}
+
 // from: n rows of d values -> panels with one column per row (the transpose) times a factor, padding zero.
 template <class T, class Arch>
 MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T factor, T* to) {
@@ -53,7 +60,7 @@ MOX_NOINLINE void pack_transposed(matrix_view<const T> from, T factor, T* to) {
             for (index_t i = 0; i < valid; ++i)
                 simd::store(square + i * L, simd::load<T, Arch>(from.row(j + i) + k) * factors);
             for (index_t i = valid; i < L; ++i) simd::store(square + i * L, simd::batch<T, Arch>(T(0)));
-            simd::transpose_square<T, Arch>(square, L, base + k * width, width);
+            transpose<T, Arch>(square, base + k * width, width);
         }
         for (; k < d; ++k) {
             for (index_t i = 0; i < L; ++i)
@@ -111,27 +118,29 @@ MOX_NOINLINE void tile_weighted(const T* x, index_t ldx, const T* b, index_t ldb
     }
 }
 
+// One, two or four registers of columns: what is between takes two steps.
 template <class T, class Arch>
 struct weighted_table {
     using function = void (*)(const T*, index_t, const T*, index_t, index_t, const T*, T*, index_t);
-    static constexpr int vectors = static_cast<int>(panel_vectors<Arch>);
+    static constexpr int widths = panel_vectors<Arch> == 4 ? 3 : 2;
+    static_assert(panel_vectors<Arch> == 1 << (widths - 1));
 
     template <int... I>
     static constexpr auto make(std::integer_sequence<int, I...>) {
         return std::array<function, sizeof...(I)>{
-            &tile_weighted<T, Arch, I / vectors + 1, I % vectors + 1>...};
+            &tile_weighted<T, Arch, I / widths + 1, (1 << I % widths)>...};
     }
     static constexpr auto all =
-        make(std::make_integer_sequence<int, static_cast<int>(product_rows) * vectors>{});
+        make(std::make_integer_sequence<int, static_cast<int>(product_rows) * widths>{});
 
     /// Columns [0, dp) of a tile of rows.
     static void rows(index_t count, const T* x, index_t ldx, const T* b, index_t ldb, index_t dp, index_t k,
                      const T* carry, T* c) {
-        constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
-        for (index_t j = 0; j < dp; j += W) {
-            const index_t v = std::min(W, dp - j) / L;
-            all[static_cast<std::size_t>((count - 1) * vectors + v - 1)](x, ldx, b + j, ldb, k, carry, c + j,
-                                                                         dp);
+        constexpr index_t L = simd::lanes<T, Arch>;
+        index_t j = 0;
+        for (int width = widths - 1; width >= 0; --width) {
+            const auto tile = all[static_cast<std::size_t>((count - 1) * widths + width)];
+            for (; j + (L << width) <= dp; j += L << width) tile(x, ldx, b + j, ldb, k, carry, c + j, dp);
         }
     }
 };
