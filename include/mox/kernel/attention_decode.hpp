@@ -101,20 +101,21 @@ void attention_few_queries(executor_ref exec, arena& scratch, const attention_sh
         const auto keys_of = [&](index_t row) {
             return std::clamp<index_t>(sequence.visible(row / group) - first, 0, last - first);
         };
-        const auto part_of = [&](matrix_view<const T> x, index_t begin, index_t n) {
-            return x.middle_rows(sequence.k0 + first + begin, n).middle_cols(kv_head * d, d);
+        const auto part_of = [&](matrix_view<const T> x) {
+            return x.middle_rows(sequence.k0 + first, last - first).middle_cols(kv_head * d, d);
         };
         T* scores = memory + worker * size;
         T* packed = scores + most_rows * stride;
         T* to = mixed + unit * most_rows * dp;
         std::fill_n(to, count * dp, T(0));
+        const matrix_view<const T> keys = part_of(k), lying = part_of(v);
         for (index_t j = 0; j < last - first; j += L) {
             const index_t n = std::min(L, last - first - j);
-            for (index_t i = 0; i < 2 * L; ++i) prefetch_row(part_of(k, 0, last - first), j + L + i);
+            for (index_t i = 2 * L; i < 3 * L; ++i) prefetch_row(keys, j + i);
             for (index_t r = 0; r < count; ++r) {
                 if (keys_of(r) <= j) continue;
                 few_scores<T, Arch>(q.row(sequence.q0 + r / group) + (kv_head * group + r % group) * d,
-                                    part_of(k, j, n), n, factor, scores + r * stride + j);
+                                    keys.middle_rows(j, n), n, factor, scores + r * stride + j);
             }
         }
         for (index_t r = 0; r < count; ++r) {
@@ -124,11 +125,10 @@ void attention_few_queries(executor_ref exec, arena& scratch, const attention_sh
         for (index_t j = 0; j < last - first; j += decode_block) {
             const index_t n = std::min(decode_block, last - first - j);
             // Rows that end within a register are copied: their neighbours must not be read.
-            const matrix_view<const T> lying = part_of(v, j, n);
-            if (dp != d) pack_rows<T, Arch>(lying, packed, dp);
-            const T* values = dp == d ? lying.data : packed;
+            if (dp != d) pack_rows<T, Arch>(lying.middle_rows(j, n), packed, dp);
+            const T* values = dp == d ? lying.row(j) : packed;
             const index_t ldv = dp == d ? lying.stride : dp;
-            for (index_t i = 0; i < n; ++i) prefetch_row(part_of(v, 0, last - first), j + n + i);
+            for (index_t i = 0; i < n; ++i) prefetch_row(lying, j + n + i);
             even_tiles(count, product_rows, [&](index_t offset, index_t tile) {
                 const index_t common = std::clamp<index_t>(keys_of(offset) - j, 0, n);
                 weighted_table<T, Arch>::rows(tile, scores + offset * stride + j, stride, values, ldv, dp,
