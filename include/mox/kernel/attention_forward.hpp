@@ -77,10 +77,10 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     for_each_with_worker(exec, units.total(), [&](index_t unit, index_t worker) {
         const auto [seq, part] = units.find(unit);
         const attention_sequence sequence(s, rows, seq);
-        const index_t head = part % s.heads, unit_rows = cut.unit_rows(sequence);
+        const index_t head = part % s.heads, unit_size = cut.unit_rows(sequence);
         // Late rows see most: they go first, so that the last units to be taken are short.
-        const index_t unit_begin = (divide_up(sequence.n_q, unit_rows) - 1 - part / s.heads) * unit_rows;
-        const index_t unit_end = std::min(sequence.n_q, unit_begin + unit_rows);
+        const index_t unit_begin = (divide_up(sequence.n_q, unit_size) - 1 - part / s.heads) * unit_size;
+        const index_t unit_end = std::min(sequence.n_q, unit_begin + unit_size);
         const panel_view<const T, Arch> panels = packed.keys(seq, head / group);
         const T* values = lying ? v.row(sequence.k0) + head / group * d : packed.values(seq, head / group);
         const index_t ldv = lying ? v.stride : dp;
