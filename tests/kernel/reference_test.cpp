@@ -9,6 +9,7 @@
 #include <mox/kernel/reference/attention.hpp>
 #include <mox/kernel/reference/gemm.hpp>
 #include <mox/kernel/reference/rows.hpp>
+#include <mox/kernel/softmax.hpp>
 #include <mox/kernel/topk.hpp>
 
 #include "../support/catch.hpp"

@@ -1,5 +1,6 @@
 #include <mox/simd/batch.hpp>
 
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -38,6 +39,14 @@ void check_registers() {
         const T x = in[static_cast<std::size_t>(i)];
         CHECK(out[static_cast<std::size_t>(i)] == x * x + 1);
     }
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+    // One rounding where the machine has the operation, whatever the compiler makes of products and sums.
+    const T tiny = std::ldexp(T(1), -std::numeric_limits<T>::digits / 2 - 1);
+    // Numbers the compiler does not know: it may round twice what it computes itself.
+    volatile T hidden = T(1) + tiny;
+    const simd::batch<T> near_one(hidden);
+    CHECK(simd::reduce_max(simd::fma(near_one, near_one, simd::batch<T>(-(T(1) + 2 * tiny)))) == tiny * tiny);
+#endif
 }
 
 }  // namespace
