@@ -53,6 +53,13 @@ TEST_CASE("attention received: no map of tokens x tokens", "[kernel][attention]"
         memory[i] = solution<float>(q, {}, true, false).memory;
     }
     CHECK(memory[1] < 2 * memory[0] + 65536);
+    // Short sequences do not pay for a long one in their batch.
+    std::vector<lengths> cuts(200, {5, 5});
+    cuts.push_back({8, 40000});
+    problem<float> mixed({2, 1, 2, true, 0.7}, cuts);
+    const solution<float> both(mixed, {}, true, false);
+    CHECK(both.memory < 16'000'000);
+    CHECK(difference(both.received, full_map(mixed).received) < 1e-5);
 }
 
 TEST_CASE("attention received: a row with NaN reaches only what it sees", "[kernel][attention]") {

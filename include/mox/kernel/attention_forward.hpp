@@ -17,20 +17,27 @@ namespace detail {
 // How the query rows are cut, and where their weights lie.
 template <class T, class Arch>
 struct forward_cut {
-    bool columns;            ///< keep complete rows and add them into the columns
-    index_t stride, blocks;  ///< of the weights of a row; key blocks of the longest
+    bool columns;  ///< keep complete rows and add them into the columns
+    index_t heads;
 
-    forward_cut(bool columns_, index_t longest)
-        : columns(columns_),
-          stride((columns ? round_up(longest, panel_width<T, Arch>) : key_block) + simd::lanes<T, Arch>),
-          blocks(columns ? divide_up(longest, key_block) : 1) {}
-
+    /// Between the weights of two rows.
+    index_t stride(index_t keys) const {
+        return (columns ? round_up(keys, panel_width<T, Arch>) : key_block) + simd::lanes<T, Arch>;
+    }
     index_t rows(index_t keys) const { return columns ? column_rows(keys) : query_rows; }
+    /// Values of a block's weights, for sequences of up to `keys` keys.
+    index_t size(index_t keys) const {
+        const index_t most = query_rows * stride(keys), gaps = query_rows * stride(1);
+        return columns ? std::min(most, column_values + gaps) : most;
+    }
     // Rows of a unit: a block, or some that share a partial sum of the columns.
     index_t unit_rows(const attention_sequence& sequence) const {
         const index_t step = rows(sequence.n_k);
         if (!columns) return step;
         return step * std::max<index_t>(1, divide_up(divide_up(sequence.n_q, step), most_partial_sums));
+    }
+    index_t units(const attention_sequence& sequence) const {
+        return divide_up(sequence.n_q, unit_rows(sequence)) * heads;
     }
 };
 
@@ -60,19 +67,24 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
     const bool lying = dp == d && longest.queries * group <= few_rows;
     const packed_keys<T, Arch> packed(scratch, s, rows, !lying);
     packed.pack(exec, k, v);
-    const forward_cut<T, Arch> cut(received && columns_fit(longest.keys), longest.keys);
+    const forward_cut<T, Arch> cut{received && columns_fit(longest.keys), s.heads};
     // The second pass over longer rows needs the sums of the first.
     const bool again = received && !cut.columns;
     if (again && lse == nullptr) lse = scratch.take<T>(rows.query[rows.sequences] * s.heads);
-    const unit_map units(scratch, rows.sequences, [&](index_t seq) {
+    const unit_map units(scratch, rows.sequences,
+                         [&](index_t seq) { return cut.units(attention_sequence(s, rows, seq)); });
+    // Partial sums of the columns, in values.
+    const unit_map sums(scratch, rows.sequences, [&](index_t seq) {
         const attention_sequence sequence(s, rows, seq);
-        return divide_up(sequence.n_q, cut.unit_rows(sequence)) * s.heads;
+        return cut.columns ? cut.units(sequence) * cut.stride(sequence.n_k) : 0;
     });
+    T* partial = scratch.take<T>(sums.total());
     const index_t workers = workers_for(exec, units.total());
+    const index_t blocks = cut.columns ? divide_up(longest.keys, key_block) : 1;
+    const index_t size =
+        round_up(query_rows * dp + blocks * softmax::rows + cut.size(longest.keys), alignment);
     softmax* softmaxes = scratch.take<softmax>(workers);
-    const index_t block_size = query_rows * (dp + cut.stride) + cut.blocks * softmax::rows;
-    T* memory = scratch.take<T>(workers * round_up(block_size, alignment));
-    T* partial = cut.columns ? scratch.take<T>(units.total() * cut.stride) : nullptr;
+    T* memory = scratch.take<T>(workers * size);
 
     for_each_with_worker(exec, units.total(), [&](index_t unit, index_t worker) {
         const auto [seq, part] = units.find(unit);
@@ -85,10 +97,11 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         const T* values = lying ? v.row(sequence.k0) + head / group * d : packed.values(seq, head / group);
         const index_t ldv = lying ? v.stride : dp;
         softmax& state = softmaxes[worker];
-        T* mixed = memory + worker * round_up(block_size, alignment);
+        const index_t stride = cut.stride(sequence.n_k);
+        T* mixed = memory + worker * size;
         T* shifts = mixed + query_rows * dp;
-        T* scores = shifts + cut.blocks * softmax::rows;
-        T* columns = partial ? partial + unit * cut.stride : nullptr;
+        T* scores = shifts + blocks * softmax::rows;
+        T* columns = cut.columns ? partial + sums.first(seq) + part * stride : nullptr;
         if (columns) std::fill_n(columns, sequence.n_k, T(0));
 
         const index_t step = cut.rows(sequence.n_k);
@@ -101,22 +114,22 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
                 T* kept = columns ? scores + first : scores;
                 T* shift = columns ? shifts + first / key_block * softmax::rows : shifts;
-                block_products<T, Arch>(block, q.row(row) + head * d, q.stride, panels, kept, cut.stride);
-                state.pass(block, kept, cut.stride, shift);
-                block_weighted_rows<T, Arch>(block, kept, cut.stride, values + first * ldv, ldv, dp,
-                                             state.carry, mixed);
+                block_products<T, Arch>(block, q.row(row) + head * d, q.stride, panels, kept, stride);
+                state.pass(block, kept, stride, shift);
+                block_weighted_rows<T, Arch>(block, kept, stride, values + first * ldv, ldv, dp, state.carry,
+                                             mixed);
             }
             state.finish(count, mixed, dp, out.middle_rows(row, count).middle_cols(head * d, d));
             for (index_t r = 0; lse && r < count; ++r) lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
             for (index_t first = 0; columns && first < seen; first += key_block) {
                 const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
                 T* shift = shifts + first / key_block * softmax::rows;
-                for (index_t r = 0; r < softmax::rows; r += simd::lanes<T, Arch>) {
+                for (index_t r = 0; r < count; r += simd::lanes<T, Arch>) {
                     const auto weight =
                         simd::weight(simd::load<T, Arch>(shift + r) - simd::load<T, Arch>(state.largest + r));
                     simd::store(shift + r, weight * simd::load<T, Arch>(state.inverse + r));
                 }
-                add_columns<T, Arch>(block, scores + first, cut.stride, shift, columns + first);
+                add_columns<T, Arch>(block, scores + first, stride, shift, columns + first);
             }
         }
     });
@@ -125,12 +138,12 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
         received_from_scores<T, Arch>(exec, scratch, s, rows, packed, q, lse, received);
     } else if (received) {
         for (index_t seq = 0; seq < rows.sequences; ++seq) {
-            const index_t n_k = rows.key[seq + 1] - rows.key[seq];
-            T* to = received + rows.key[seq];
-            std::fill_n(to, n_k, T(0));
-            for (index_t u = units.first(seq); u < units.first(seq + 1); ++u) {
-                const T* from = partial + u * cut.stride;
-                for (index_t j = 0; j < n_k; ++j) to[j] += from[j];
+            const attention_sequence sequence(s, rows, seq);
+            T* to = received + sequence.k0;
+            std::fill_n(to, sequence.n_k, T(0));
+            for (index_t u = 0; u < cut.units(sequence); ++u) {
+                const T* from = partial + sums.first(seq) + u * cut.stride(sequence.n_k);
+                for (index_t j = 0; j < sequence.n_k; ++j) to[j] += from[j];
             }
         }
     }
