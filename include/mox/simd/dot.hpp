@@ -107,7 +107,14 @@ template <class Arch>
 MOX_INLINE words<Arch> dot_bytes(const words<Arch>& acc, const words<Arch>& a,
                                  const words<Arch>& b) noexcept {
 #if defined(__AVX512VNNI__)
-    if constexpr (has_byte_dot<Arch>) return _mm512_dpbusd_epi32(acc, a, b);
+    if constexpr (has_byte_dot<Arch>) {
+        // Spelled out: with the intrinsic GCC 12 copies accumulators to memory and back around every product
+        // (measured in a 6 x 64 tile: 45 % instead of 90 % of the peak).
+        __m512i sum = acc;
+        const __m512i x = a, w = b;
+        asm("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(x), "v"(w));
+        return sum;
+    }
 #elif defined(__AVXVNNI__)
     if constexpr (has_byte_dot<Arch>) return _mm256_dpbusd_avx_epi32(acc, a, b);
 #endif
