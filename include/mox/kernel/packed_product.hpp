@@ -49,7 +49,8 @@ void packed_product_tiles(const packed_rows<F, T>& x, const row_t* index, index_
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
         const std::byte* const panel = w.panel(p);
-        const std::byte* ahead = p + 1 < p1 ? w.panel(p + 1) : after;
+        const std::byte* ahead = after;
+        if (p + 1 < p1) ahead = fetches_neighbours<F> ? w.panel(p + 1) : nullptr;
         even_tiles(end - begin, most, [&](index_t offset, index_t count) {
             for (index_t r = 0; r < count; ++r) {
                 const index_t slot = begin + offset + r;
@@ -58,7 +59,7 @@ void packed_product_tiles(const packed_rows<F, T>& x, const row_t* index, index_
             if constexpr (std::is_same_v<T, float>) {
                 // Asked for once: the first rows that meet a panel are those that wait for memory.
                 packed_tiles<F, Arch>::run(count, width / simd::lanes<float, Arch>, rows, panel, w.rows,
-                                           ahead ? ahead : panel, tile, W);
+                                           ahead, tile, W);
                 ahead = nullptr;
             } else {
                 reference::packed_tile<F, T>(count, rows, panel, width, w.rows, tile, W);

@@ -33,10 +33,10 @@ MOX_INLINE batch<float, Arch> to_float(const words<Arch>& v) noexcept {
     return xsimd::to_float(v);
 }
 
-/// Asks for the cache line at p, which need not be valid memory.
-MOX_INLINE void prefetch(const void* p) noexcept {
+/// Asks for the cache line at p for the second cache level; p need not be valid memory.
+MOX_INLINE void prefetch_far(const void* p) noexcept {
 #if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(p, 0, 3);
+    __builtin_prefetch(p, 0, 2);
 #else
     (void)p;
 #endif
