@@ -4,6 +4,7 @@
 // grouped.hpp cuts whole layers into such units.
 
 #include <mox/core/view.hpp>
+#include <mox/kernel/gemv.hpp>
 #include <mox/kernel/tile.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
@@ -64,6 +65,11 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
                 if (out.scale) scale[r] = out.scale[i];
             }
             const T* s = out.scale ? scale : nullptr;
+            if (valid == width && end - begin <= streamed_rows) {
+                stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, cs, s, out.accumulate,
+                                      p + 1 < p1 ? w.panel(p + 1) : nullptr);
+                return;
+            }
             if (valid == width) {
                 tile_table<T, Arch>::product(rows, width / L, xs, w.panel(p), width, w.rows, cs, s,
                                              out.accumulate);
@@ -99,7 +105,13 @@ void product_tiles(row_source<const T> x, index_t begin, index_t end, panel_view
                 xs[r] = x(begin + offset + r);
                 ts[r] = tile + r * W;
             }
-            tile_table<T, Arch>::product(rows, width / L, xs, w.panel(p), width, w.rows, ts, nullptr, false);
+            if (end - begin <= streamed_rows) {
+                stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, ts, nullptr, false,
+                                      p + 1 < p1 ? w.panel(p + 1) : nullptr);
+            } else {
+                tile_table<T, Arch>::product(rows, width / L, xs, w.panel(p), width, w.rows, ts, nullptr,
+                                             false);
+            }
             sink(begin + offset, rows, p, tile, width);
         });
     }

@@ -6,14 +6,14 @@
 // as fast as memory delivers weights.
 //
 // `ahead`: the panel that is multiplied next, or null. It is asked for while this one is multiplied, so that
-// panels stream through memory in the caller's order, whatever lies between them. The lines of one step come
-// from as many places as there are lines, evenly spread over the panel: one core reads four streams faster
-// than one. Measured from memory, one row, with and without: bf16 28 and 24 GB/s, int8 28 and 26, int4 21 and
-// 27. So int4 leaves neighbouring panels to the hardware.
+// panels stream through memory in the caller's order, whatever lies between them (kernel/panel_prefetch.hpp).
+// Measured from memory, one row, with and without: bf16 28 and 24 GB/s, int8 28 and 26, int4 21 and 27. So
+// int4 leaves neighbouring panels to the hardware.
 
 #include <array>
 #include <utility>
 
+#include <mox/kernel/panel_prefetch.hpp>
 #include <mox/kernel/weight_format.hpp>
 #include <mox/simd/dot.hpp>
 
@@ -39,30 +39,6 @@ struct packed_row {
     const std::int32_t* sums = nullptr;  ///< int4: of the codes of each group
 };
 
-namespace detail {
-
-// Asks for a panel of `steps` steps of V registers, step by step.
-template <class Arch, int V>
-class panel_prefetch {
-    static constexpr index_t step = V * 4 * simd::lanes<float, Arch>;
-    static constexpr index_t lines = divide_up(step, 64);
-
-public:
-    MOX_INLINE panel_prefetch(const std::byte* p, index_t steps) noexcept
-        : at_(p), stride_(divide_up(steps * step, 64 * lines) * 64) {}
-    MOX_INLINE void next() noexcept {
-#pragma GCC unroll 4
-        for (index_t i = 0; i < lines; ++i) simd::prefetch_far(at_ + i * stride_);
-        at_ += step / lines;
-    }
-
-private:
-    const std::byte* at_;
-    index_t stride_;
-};
-
-}  // namespace detail
-
 template <class Arch, int R, int V>
 MOX_NOINLINE void tile_bf16(const packed_row<float>* x, const std::byte* b, index_t k_size,
                             const std::byte* ahead, float* out, index_t ldc) {
@@ -77,7 +53,7 @@ MOX_NOINLINE void tile_bf16(const packed_row<float>* x, const std::byte* b, inde
         for (int v = 0; v < V; ++v) acc[r][v] = simd::batch<float, Arch>(0.0f);
     }
     const index_t pairs = divide_up(k_size, 2);
-    detail::panel_prefetch<Arch, V> prefetch(ahead, pairs);
+    panel_prefetch<Arch, V> prefetch(ahead, pairs);
     for (index_t i = 0; i < pairs; ++i) {
         if (ahead) prefetch.next();
         simd::words<Arch> bv[V];
@@ -116,7 +92,7 @@ MOX_NOINLINE void tile_int8(const packed_row<float>* x, const std::byte* b, inde
     }
     b += 2 * step;
     const index_t quads = divide_up(k_size, 4);
-    detail::panel_prefetch<Arch, V> prefetch(ahead, quads + 2);
+    panel_prefetch<Arch, V> prefetch(ahead, quads + 2);
     if (ahead) prefetch.next();
     if (ahead) prefetch.next();
     for (index_t i = 0; i < quads; ++i) {
@@ -158,7 +134,7 @@ MOX_NOINLINE void tile_int4(const packed_row<float>* x, const std::byte* b, inde
         for (int v = 0; v < V; ++v) sum[r][v] = simd::batch<float, Arch>(0.0f);
     }
     const index_t groups = F::groups(k_size);
-    detail::panel_prefetch<Arch, V> prefetch(ahead, groups * (octets + F::header / 4));
+    panel_prefetch<Arch, V> prefetch(ahead, groups * (octets + F::header / 4));
     for (index_t g = 0; g < groups; ++g) {
         const std::byte* const scales = b;
         // Codes of weights are unsigned, `zero` too large: sums begin with what takes that back, or it is

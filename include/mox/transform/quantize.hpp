@@ -46,8 +46,19 @@ struct rewritten {
 template <class L, class F>
 struct rewrite_weights : detail::rewritten<L, F> {};
 
-template <class L, class F = weight::int8<>>
-using with_weights = typename rewrite_weights<std::enable_if_t<detail::check_weight_format<F>(), L>, F>::type;
+namespace detail {
+template <class L, class F>
+struct with_weights_of : rewrite_weights<L, F> {
+    static_assert(check_weight_format<F>());
+};
+template <class L>
+struct with_weights_of<L, weight::f32> {
+    using type = L;
+};
+}  // namespace detail
+
+template <class L, class F>
+using with_weights = typename detail::with_weights_of<L, F>::type;
 
 namespace detail {
 
