@@ -50,7 +50,7 @@ void packed_product_tiles(const packed_rows<F, T>& x, const row_t* index, index_
         const index_t width = w.width(p);
         const std::byte* const panel = w.panel(p);
         const std::byte* ahead = after;
-        if (p + 1 < p1) ahead = fetches_neighbours<F> ? w.panel(p + 1) : nullptr;
+        if (p + 1 < p1) ahead = fetches_neighbours<F> && end - begin == 1 ? w.panel(p + 1) : nullptr;
         even_tiles(end - begin, most, [&](index_t offset, index_t count) {
             for (index_t r = 0; r < count; ++r) {
                 const index_t slot = begin + offset + r;

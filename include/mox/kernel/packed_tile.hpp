@@ -7,8 +7,9 @@
 //
 // `ahead`: the panel that is multiplied next, or null. It is asked for while this one is multiplied, so that
 // panels stream through memory in the caller's order, whatever lies between them (kernel/panel_prefetch.hpp).
-// Measured from memory, one row, with and without: bf16 28 and 24 GB/s, int8 28 and 26, int4 21 and 27. So
-// int4 leaves neighbouring panels to the hardware.
+// Measured from memory on a busy machine, with and without asking for a neighbour: one row bf16 20 and 13
+// GB/s, int8 14 and 12, int4 13 and 15; two rows bf16 12 and 13, int8 16 and 16. So it is asked for when
+// there is one row and the format is not int4; else neighbouring panels are left to the hardware.
 
 #include <array>
 #include <utility>
@@ -25,7 +26,7 @@ inline constexpr index_t packed_tile_rows = simd::registers<Arch> == 32 ? 6 : 4;
 template <index_t G, weight::zero Z, weight::rows R, class Arch>
 inline constexpr index_t packed_tile_rows<weight::int4<G, Z, R>, Arch> = simd::registers<Arch> == 32 ? 3 : 2;
 
-/// Whether a tile asks for the panel behind its own as well when that follows it in memory.
+/// Whether one row asks for the panel behind its own also when that follows it in memory.
 template <class F>
 inline constexpr bool fetches_neighbours = true;
 template <index_t G, weight::zero Z, weight::rows R>
