@@ -87,7 +87,7 @@ namespace detail {
 // In each 32-bit lane the sum of the two products of its signed 16-bit halves.
 template <class Arch>
 MOX_INLINE words<Arch> dot_halves(const words<Arch>& a, const words<Arch>& b) noexcept {
-    constexpr index_t L = lanes<std::int32_t, Arch>;
+    [[maybe_unused]] constexpr index_t L = lanes<std::int32_t, Arch>;
 #if defined(__AVX512BW__)
     if constexpr (L == 16) return _mm512_madd_epi16(a, b);
 #endif
