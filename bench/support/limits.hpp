@@ -8,6 +8,7 @@
 
 #include <mox/core/buffer.hpp>
 #include <mox/simd/batch.hpp>
+#include <mox/simd/dot.hpp>
 
 #if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -62,18 +63,20 @@ inline double bf16_burst() {
 /// Groups of four products of unsigned and signed bytes added to 32-bit integers.
 inline double int8_burst() {
 #if defined(__AVX512VNNI__)
+    // mox's own step: with the intrinsic GCC 12 copies the sums around it and stays at 70 % of the peak.
+    using words = mox::simd::words<>;
     constexpr int chains = 20, steps = 20000;
-    __m512i acc[chains];
-    for (int i = 0; i < chains; ++i) acc[i] = _mm512_set1_epi32(i);
+    words acc[chains];
+    for (int i = 0; i < chains; ++i) acc[i] = words(i);
     int x = 0x01020304, y = 0x04030201;
     asm volatile("" : "+m"(x), "+m"(y));
-    const __m512i a = _mm512_set1_epi32(x), b = _mm512_set1_epi32(y);
+    const words a(x), b(y);
     for (int s = 0; s < steps; ++s) {
 #pragma GCC unroll 20
-        for (int i = 0; i < chains; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], a, b);
+        for (int i = 0; i < chains; ++i) acc[i] = mox::simd::dot_bytes(acc[i], a, b);
     }
-    int sink = 0;
-    for (const __m512i& v : acc) sink += _mm512_reduce_add_epi32(v);
+    words sink(0);
+    for (const words& v : acc) sink = sink + v;
     asm volatile("" : : "m"(sink));
     return 2.0 * chains * steps * 64;
 #else
@@ -98,17 +101,23 @@ inline mox::buffer<float>& stream_memory(int which) {
 
 }  // namespace detail
 
-/// Reads once through memory larger than the caches: the limit of decoding.
+/// Reads once through memory larger than the caches, in four streams: one core reads them faster than one
+/// stream (measured: 26 against 20 GB/s). The limit of decoding.
 inline double read_burst() {
     using batch = mox::simd::batch<float>;
     constexpr mox::index_t L = mox::simd::lanes<float>;
+    constexpr int streams = 4;
     const mox::buffer<float>& from = detail::stream_memory(0);
-    batch acc[8];
+    const mox::index_t size = from.size() / streams;
+    batch acc[2 * streams];
     for (batch& a : acc) a = batch(0.0f);
     const float* p = from.data();
-    for (mox::index_t i = 0; i + 8 * L <= from.size(); i += 8 * L) {
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; ++j) acc[j] = acc[j] + mox::simd::load<float>(p + i + j * L);
+    for (mox::index_t i = 0; i + 2 * L <= size; i += 2 * L) {
+#pragma GCC unroll 4
+        for (int s = 0; s < streams; ++s) {
+            acc[2 * s] = acc[2 * s] + mox::simd::load<float>(p + s * size + i);
+            acc[2 * s + 1] = acc[2 * s + 1] + mox::simd::load<float>(p + s * size + i + L);
+        }
     }
     float sink = 0;
     for (const batch& v : acc) sink += mox::simd::reduce_add(v);

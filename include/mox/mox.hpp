@@ -32,6 +32,8 @@
 #include <mox/layer/mixlora.hpp>
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
+#include <mox/layer/packed.hpp>
+#include <mox/layer/packed_ffn.hpp>
 #include <mox/layer/positions.hpp>
 #include <mox/layer/prelu.hpp>
 #include <mox/model/describe.hpp>
@@ -59,4 +61,5 @@
 #include <mox/transform/compeft.hpp>
 #include <mox/transform/expert_merging.hpp>
 #include <mox/transform/merge.hpp>
+#include <mox/transform/quantize.hpp>
 #include <mox/version.hpp>

@@ -128,6 +128,11 @@ using masked = mox::stack<mox::embedding<50, 32>,
                           mox::moe<mox::experts<4, mox::swiglu<32, 24>>, mox::route::masked_top_k<2>>,
                           mox::linear<32, 50>>;
 
+// Weights of fewer bits, and adapters on them.
+template <class F>
+using packed = mox::with_weights<net, F>;
+using qlora = mox::with_weights<adapted, mox::weight::int4<>>;
+
 std::vector<row_t> some_ids(index_t n, std::uint64_t seed) {
     std::vector<row_t> ids;
     const mox::random_stream numbers(seed, 3);
@@ -255,6 +260,7 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
         REQUIRE(allocations_of_training<listening>({}) == 0);
         REQUIRE(allocations_of_training<adapted>({}) == 0);
         REQUIRE(allocations_of_training<masked>({}) == 0);
+        REQUIRE(allocations_of_training<qlora>({}) == 0);
     }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
@@ -307,12 +313,15 @@ TEST_CASE("inference allocates nothing after two calls", "[allocation]") {
         REQUIRE(allocations_of_inference<net>({}) == 0);
         REQUIRE(allocations_of_inference<listening>({}) == 0);
         REQUIRE(allocations_of_inference<adapted>({}) == 0);
+        REQUIRE(allocations_of_inference<packed<mox::weight::bf16>>({}) == 0);
+        REQUIRE(allocations_of_inference<packed<mox::weight::int8<>>>({}) == 0);
     }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
         REQUIRE(allocations_of_inference<net>(pool) == 0);
         REQUIRE(allocations_of_inference<listening>(pool) == 0);
         REQUIRE(allocations_of_inference<adapted>(pool) == 0);
+        REQUIRE(allocations_of_inference<packed<mox::weight::int4<>>>(pool) == 0);
     }
 }
 
@@ -345,15 +354,16 @@ TEST_CASE("a pool of adapters allocates nothing after two steps", "[allocation]"
 }
 
 TEST_CASE("decoding allocates nothing after a prompt and two tokens", "[allocation]") {
-    const auto run = [](mox::executor_ref exec) {
-        const mox::params<net> weights{mox::init::standard, 1};
-        mox::stream<net> stream(64, exec);
+    const auto run = [](auto network, mox::executor_ref exec) {
+        using decoded = typename decltype(network)::type;
+        const mox::params<decoded> weights{mox::init::standard, 1};
+        mox::stream<decoded> stream(64, exec);
         const auto ids = some_ids(30, 4);
         const auto feed = [&](index_t begin, index_t n) {
             const mox::token_ids all(ids);
-            return mox::decode<net>(weights,
-                                    all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n)),
-                                    stream)(0, 0);
+            return mox::decode<decoded>(
+                weights, all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n)),
+                stream)(0, 0);
         };
         float sum = feed(0, 20) + feed(20, 1) + feed(21, 1);
         count_allocations counter;
@@ -365,9 +375,10 @@ TEST_CASE("decoding allocates nothing after a prompt and two tokens", "[allocati
         REQUIRE(stream.length() == 20);
         return n;
     };
-    SECTION("serial") { REQUIRE(run({}) == 0); }
+    SECTION("serial") { REQUIRE(run(mox::type_tag<net>{}, {}) == 0); }
     SECTION("a pool of two threads") {
         mox::thread_pool pool(2);
-        REQUIRE(run(pool) == 0);
+        REQUIRE(run(mox::type_tag<net>{}, pool) == 0);
+        REQUIRE(run(mox::type_tag<packed<mox::weight::int8<>>>{}, pool) == 0);
     }
 }

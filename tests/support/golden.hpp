@@ -38,6 +38,7 @@ public:
     golden_tensor<std::int64_t> integers(const std::string& key) const {
         return read<std::int64_t>(key, "I64");
     }
+    golden_tensor<std::int32_t> codes(const std::string& key) const { return read<std::int32_t>(key, "I32"); }
     /// Truth values as 0 and 1.
     golden_tensor<std::uint8_t> flags(const std::string& key) const {
         return read<std::uint8_t>(key, "BOOL");
@@ -64,7 +65,7 @@ private:
 
     template <class T>
     golden_tensor<T> read(const std::string& key, const std::string& type) const {
-        static_assert(sizeof(T) == 8 || sizeof(T) == 1);
+        static_assert(sizeof(T) == 8 || sizeof(T) == 4 || sizeof(T) == 1);
         if (!has(key)) fail("there is no tensor " + key);
         const nlohmann::json& entry = header_.at(key);
         if (entry.at("dtype").get<std::string>() != type) fail(key + " is not of type " + type);

@@ -14,6 +14,17 @@ enum class storage {
     rows,          ///< row-major rows x cols (embeddings)
     panels,        ///< weight of y = x W, rows = inputs, cols = outputs; see kernel/panels.hpp
     gated_panels,  ///< two weights (gate, up) of `cols` units each in common panels
+    packed,        ///< panels of fewer bits (kernel/weight_format.hpp), in bytes
+    gated_packed,  ///< gated panels of fewer bits
+};
+
+/// A weight format as tensors see it: whole matrices in and out, row-major, gate columns before up columns.
+/// Sizes are in bytes and multiples of 64.
+struct packed_format {
+    std::string_view name;
+    index_t (*bytes)(index_t rows, index_t cols, bool gated);
+    void (*pack)(const double* values, index_t rows, index_t cols, bool gated, void* to);
+    void (*unpack)(const void* from, index_t rows, index_t cols, bool gated, double* values);
 };
 
 /// Initial values: a constant, or normal numbers; `fan_in` has deviation 1/sqrt(rows). `uniform_cols` lies
@@ -35,11 +46,13 @@ struct parameter {
     bool trained = true;           ///< false: no gradient and no optimiser state
     index_t row_values = 0;        ///< of fill::sparse_rows: values per row that are not zero
     double constant = 0;           ///< of fill::constant
+    const packed_format* packing = nullptr;  ///< of storage::packed and storage::gated_packed
 
-    /// Columns a user sees: a gated tensor shows its gate columns, then its up columns.
-    constexpr index_t logical_cols() const noexcept {
-        return form == storage::gated_panels ? 2 * cols : cols;
+    constexpr bool gated() const noexcept {
+        return form == storage::gated_panels || form == storage::gated_packed;
     }
+    /// Columns a user sees: a gated tensor shows its gate columns, then its up columns.
+    constexpr index_t logical_cols() const noexcept { return gated() ? 2 * cols : cols; }
     constexpr index_t logical_size() const noexcept { return count * rows * logical_cols(); }
 };
 

@@ -4,6 +4,7 @@
 // grouped.hpp cuts whole layers into such units.
 
 #include <mox/core/view.hpp>
+#include <mox/kernel/gemv.hpp>
 #include <mox/kernel/tile.hpp>
 #include <mox/simd/transpose.hpp>
 
@@ -83,6 +84,7 @@ const T* next_panel(const panel_view<const T, Arch>& w, index_t p, index_t p1, c
 template <class T, class Arch>
 void product(row_source<const T> x, index_t begin, index_t end, panel_view<const T, Arch> w, index_t p0,
              index_t p1, row_target<T> out, const T* after = nullptr) {
+    constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
@@ -100,6 +102,10 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
                 if (out.scale) scale[r] = out.scale[i];
             }
             const T* s = out.scale ? scale : nullptr;
+            if (valid == width && end - begin <= streamed_rows) {
+                stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, cs, s, out.accumulate, next);
+                return;
+            }
             if (valid == width) {
                 if (w.rows >= detail::steps_worth_asking) {
                     for (index_t r = 0; r < rows; ++r) {
@@ -129,6 +135,7 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
 template <class T, class Arch, class Expect, class Sink>
 void product_tiles(row_source<const T> x, index_t begin, index_t end, panel_view<const T, Arch> w, index_t p0,
                    index_t p1, Expect&& expect, Sink&& sink, const T* after = nullptr) {
+    constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
@@ -142,9 +149,13 @@ void product_tiles(row_source<const T> x, index_t begin, index_t end, panel_view
                 xs[r] = x(begin + offset + r);
                 ts[r] = tile + r * W;
             }
-            if (w.rows >= detail::steps_worth_asking) expect(begin + offset, rows, p, width);
-            detail::panel_tile<T, Arch>(number++, rows, xs, w.panel(p), width, w.rows, ts, nullptr, false,
-                                        next);
+            if (end - begin <= streamed_rows) {
+                stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, ts, nullptr, false, next);
+            } else {
+                if (w.rows >= detail::steps_worth_asking) expect(begin + offset, rows, p, width);
+                detail::panel_tile<T, Arch>(number++, rows, xs, w.panel(p), width, w.rows, ts, nullptr, false,
+                                            next);
+            }
             sink(begin + offset, rows, p, tile, width);
         });
     }

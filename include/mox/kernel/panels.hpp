@@ -52,6 +52,19 @@ struct panel_layout {
         const index_t units = std::min(half, round_up(hidden - p * half, lanes));
         return p * width + part * units + (j - p * half);
     }
+    /// The unit that a column in memory belongs to (at least `hidden` for padding), and its part.
+    static constexpr index_t gated_unit(index_t hidden, index_t col) noexcept {
+        return col / width * (width / 2) + col % width % gated_units(hidden, col);
+    }
+    static constexpr index_t gated_part(index_t hidden, index_t col) noexcept {
+        return col % width / gated_units(hidden, col);
+    }
+
+private:
+    static constexpr index_t gated_units(index_t hidden, index_t col) noexcept {
+        constexpr index_t half = width / 2;
+        return std::min(half, round_up(hidden - col / width * half, lanes));
+    }
 };
 
 /// A weight matrix in panels, or a range of the rows of one.

@@ -221,6 +221,14 @@ private:
     }
 };
 
+/// The body with weights in format `Weight`; layer/packed_ffn.hpp has those of fewer bits.
+template <index_t D, index_t H, class Act, bool Gated, bias Bias, class Weight>
+struct ffn_with_weights {
+    using type = two_matrix_ffn<D, H, Act, Gated, Bias>;
+};
+template <index_t D, index_t H, class Act, bool Gated, bias Bias, class Weight>
+using ffn_body = typename ffn_with_weights<D, H, Act, Gated, Bias, Weight>::type;
+
 }  // namespace detail
 
 /// A feed-forward body as a layer: every row passes. Also what a user writes as the expert of a bank.
@@ -246,15 +254,19 @@ struct feed_forward : Body {
 };
 
 /// f(x) = (silu(x Wg) * (x Wu)) Wd (GLU Variants Improve Transformer, arXiv 2002.05202). D in and out.
-template <index_t D, index_t H>
-using swiglu = feed_forward<detail::two_matrix_ffn<D, H, activation::silu, true, bias::none>>;
+/// `Weight`: the format of the weights, weight::bf16, weight::int8<> or weight::int4<> for inference.
+template <index_t D, index_t H, class Weight = weight::f32>
+using swiglu = feed_forward<detail::ffn_body<D, H, activation::silu, true, bias::none, Weight>>;
 
 /// The gated form with any activation: geglu is gated_ffn<D, H, activation::gelu>.
-template <index_t D, index_t H, class Act>
-using gated_ffn = feed_forward<detail::two_matrix_ffn<D, H, Act, true, bias::none>>;
+template <index_t D, index_t H, class Act, class Weight = weight::f32>
+using gated_ffn = feed_forward<detail::ffn_body<D, H, Act, true, bias::none, Weight>>;
 
 /// f(x) = act(x W1 + b1) W2 + b2; biases on request.
-template <index_t D, index_t H, class Act = activation::gelu, bias Bias = bias::none>
-using mlp = feed_forward<detail::two_matrix_ffn<D, H, Act, false, Bias>>;
+template <index_t D, index_t H, class Act = activation::gelu, bias Bias = bias::none,
+          class Weight = weight::f32>
+using mlp = feed_forward<detail::ffn_body<D, H, Act, false, Bias, Weight>>;
 
 }  // namespace mox::inline MOX_ABI
+
+#include <mox/layer/packed_ffn.hpp>

@@ -30,6 +30,9 @@ constexpr index_t matrix_elements(const parameter& p) noexcept {
         return p.rows * layout::padded(p.cols);
     case storage::gated_panels:
         return p.rows * layout::padded_gated(p.cols);
+    case storage::packed:
+    case storage::gated_packed:
+        return p.packing->bytes(p.rows, p.cols, p.gated()) / static_cast<index_t>(sizeof(T));
     }
     return 0;
 }
@@ -39,7 +42,8 @@ constexpr index_t tensor_elements(const parameter& p) noexcept {
     return round_up(p.count * matrix_elements<T>(p), static_cast<index_t>(alignment / sizeof(T)));
 }
 
-/// Offset inside the tensor of matrix m, input row k, logical column n.
+/// Offset inside the tensor of matrix m, input row k, logical column n. Packed matrices have no elements of
+/// their own in memory: for them this is where matrix m begins.
 template <class T>
 constexpr index_t element_offset(const parameter& p, index_t m, index_t k, index_t n) noexcept {
     using layout = kernel::panel_layout<T>;
@@ -56,6 +60,9 @@ constexpr index_t element_offset(const parameter& p, index_t m, index_t k, index
         const index_t col = layout::gated_column(p.cols, n - part * p.cols, part);
         return base + layout::offset(p.rows, layout::padded_gated(p.cols), k, col);
     }
+    case storage::packed:
+    case storage::gated_packed:
+        return base;
     }
     return base;
 }

@@ -20,6 +20,7 @@ struct layer_row {
     index_t parameters = 0;        ///< of one copy
     double active_parameters = 0;  ///< that one token touches on average, of one copy
     double flops = 0;              ///< forward, per token, of one copy
+    index_t bytes = 0;             ///< of the parameters in memory, as float or packed, of one copy
 };
 
 /// A network in numbers.
@@ -29,6 +30,7 @@ struct network_summary {
     double active_parameters = 0;
     double forward_flops = 0;   ///< per token at the given context
     double training_flops = 0;  ///< forward and backward: three times forward
+    index_t bytes = 0;          ///< of the parameters in memory, as float or packed
 };
 
 namespace detail {
@@ -62,6 +64,12 @@ index_t all_parameters() {
 }
 
 template <class L>
+constexpr index_t parameter_bytes() {
+    constexpr extent all = parameter_extent<L, float>();
+    return (all.trained + all.frozen) * static_cast<index_t>(sizeof(float));
+}
+
+template <class L>
 void describe_layer(std::vector<layer_row>& rows, const std::string& path, index_t depth, index_t copies,
                     double context) {
     layer_row row;
@@ -78,6 +86,7 @@ void describe_layer(std::vector<layer_row>& rows, const std::string& path, index
     row.parameters = all_parameters<L>();
     row.active_parameters = active_parameters<L>();
     row.flops = L::flops(context);
+    row.bytes = parameter_bytes<L>();
     rows.push_back(row);
     double inner = context;
     if constexpr (requires { L::share; }) inner *= L::share;
@@ -98,6 +107,7 @@ network_summary describe(double context = 1) {
     detail::describe_layer<Net>(s.layers, "", 0, 1, context);
     s.parameters = detail::all_parameters<Net>();
     s.active_parameters = detail::active_parameters<Net>();
+    s.bytes = detail::parameter_bytes<Net>();
     s.forward_flops = Net::flops(context);
     s.training_flops = 3 * s.forward_flops;
     return s;
@@ -107,19 +117,20 @@ network_summary describe(double context = 1) {
 inline std::string to_string(const network_summary& s) {
     std::string text;
     char line[160];
-    std::snprintf(line, sizeof line, "%-34s %6s %13s %12s %12s %14s\n", "layer", "copies", "in -> out",
-                  "parameters", "active", "FLOPs/token");
+    std::snprintf(line, sizeof line, "%-34s %6s %13s %12s %12s %14s %12s\n", "layer", "copies", "in -> out",
+                  "parameters", "active", "FLOPs/token", "bytes");
     text += line;
     const auto add = [&](const std::string& label, index_t copies, const std::string& shape,
-                         double parameters, double active, double flops) {
-        std::snprintf(line, sizeof line, "%-34s %6lld %13s %12.0f %12.0f %14.0f\n", label.c_str(),
-                      static_cast<long long>(copies), shape.c_str(), parameters, active, flops);
+                         double parameters, double active, double flops, index_t bytes) {
+        std::snprintf(line, sizeof line, "%-34s %6lld %13s %12.0f %12.0f %14.0f %12lld\n", label.c_str(),
+                      static_cast<long long>(copies), shape.c_str(), parameters, active, flops,
+                      static_cast<long long>(bytes));
         text += line;
     };
     for (const layer_row& r : s.layers) {
         const std::string indent(static_cast<std::size_t>(2 * r.depth), ' ');
         add(indent + r.name, r.repetitions, std::to_string(r.in) + " -> " + std::to_string(r.out),
-            static_cast<double>(r.parameters), r.active_parameters, r.flops);
+            static_cast<double>(r.parameters), r.active_parameters, r.flops, r.bytes);
     }
     return text;
 }

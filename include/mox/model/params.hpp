@@ -99,6 +99,8 @@ public:
                 const random_stream stream(seed, static_cast<std::uint64_t>(ordinal) << 32 |
                                                      static_cast<std::uint64_t>(m));
                 const random_stream places(seed + 1, static_cast<std::uint64_t>(ordinal) << 32);
+                std::vector<double> whole;  // of a packed matrix
+                if (p.packing) whole.reserve(static_cast<std::size_t>(p.rows * p.logical_cols()));
                 std::uint64_t i = 0;
                 for (index_t k = 0; k < p.rows; ++k) {
                     index_t left = p.row_values;  // of this row, for sparse_rows
@@ -114,8 +116,16 @@ public:
                             v = stream.normal(i) / static_cast<double>(p.rows);
                             --left;
                         }
-                        buffer_of(p)[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+                        if (p.packing) {
+                            whole.push_back(v);
+                        } else {
+                            buffer_of(p)[offset + element_offset<T>(p, m, k, n)] = static_cast<T>(v);
+                        }
                     }
+                }
+                if (p.packing) {
+                    p.packing->pack(whole.data(), p.rows, p.cols, p.gated(),
+                                    buffer_of(p).data() + offset + element_offset<T>(p, m, 0, 0));
                 }
             }
         });
@@ -166,25 +176,48 @@ public:
         return n;
     }
 
-    /// The values of one tensor, row-major [count, rows, cols].
+    /// Bytes in memory of one tensor.
+    static index_t bytes(const tensor_info& t) {
+        return tensor_elements<T>(t.spec) * static_cast<index_t>(sizeof(T));
+    }
+
+    /// The values of one tensor, row-major [count, rows, cols]; those that the codes stand for, if packed.
     std::vector<T> read(const tensor_info& t) const {
         check::that(t.spec.trained || complete(), "mox::params::read",
                     "tensor '" + t.path + "' is frozen, and gradients hold only what is trained");
         std::vector<T> v;
         v.reserve(static_cast<std::size_t>(t.spec.logical_size()));
         const buffer<T>& from = t.spec.trained ? trained_ : frozen_;
+        if (t.spec.packing) {
+            std::vector<double> whole(static_cast<std::size_t>(t.spec.rows * t.spec.logical_cols()));
+            for (index_t m = 0; m < t.spec.count; ++m) {
+                t.spec.packing->unpack(from.data() + t.offset + element_offset<T>(t.spec, m, 0, 0),
+                                       t.spec.rows, t.spec.cols, t.spec.gated(), whole.data());
+                for (const double w : whole) v.push_back(static_cast<T>(w));
+            }
+            return v;
+        }
         visit(t, [&](index_t at) { v.push_back(from[at]); });
         return v;
     }
     std::vector<T> read(std::string_view path) const { return read(find("mox::params::read", path)); }
 
-    /// Sets one tensor from row-major values [count, rows, cols].
+    /// Sets one tensor from row-major values [count, rows, cols]; packed ones are rounded to their format.
     void write(const tensor_info& t, std::span<const T> v) {
         check::size("mox::params::write", "values", "elements (tensor '" + t.path + "')",
                     t.spec.logical_size(), ssize_of(v));
         if (!t.spec.trained && !complete()) frozen_ = buffer<T>(frozen_size);
         buffer<T>& to = buffer_of(t.spec);
         const T* from = v.data();
+        if (t.spec.packing) {
+            const index_t size = t.spec.rows * t.spec.logical_cols();
+            for (index_t m = 0; m < t.spec.count; ++m, from += size) {
+                const std::vector<double> whole(from, from + size);
+                t.spec.packing->pack(whole.data(), t.spec.rows, t.spec.cols, t.spec.gated(),
+                                     to.data() + t.offset + element_offset<T>(t.spec, m, 0, 0));
+            }
+            return;
+        }
         visit(t, [&](index_t at) { to[at] = *from++; });
     }
     void write(std::string_view path, std::span<const T> v) { write(find("mox::params::write", path), v); }
