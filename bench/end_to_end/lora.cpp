@@ -15,15 +15,13 @@ using mox::index_t;
 
 constexpr index_t tokens = 512, width = 1024;
 
-// y = 0, to measure the adapter alone.
+// The adapter alone: y stays what it is, so that neither side pays for a pass over y that belongs to a base.
 struct no_base {
     static constexpr index_t in = width, out = width;
     static constexpr double flops(double /*context*/) { return 0; }
     template <class T>
     static void forward(mox::context<T>&, mox::param_ref<no_base, const T>, mox::matrix_view<const T>,
-                        mox::matrix_view<T> y) {
-        for (index_t t = 0; t < y.rows; ++t) std::fill_n(y.row(t), y.cols, T(0));
-    }
+                        mox::matrix_view<T>) {}
     template <class T>
     static void backward(mox::context<T>& ctx, mox::param_ref<no_base, const T>, mox::param_ref<no_base, T>,
                          mox::matrix_view<const T>, mox::matrix_view<T> dx) {
