@@ -198,18 +198,20 @@ void dot_chosen_rows(executor_ref exec, std::type_identity_t<matrix_view<const T
             for (index_t j = 0; j < k; j += entries) {
                 const index_t n = std::min(entries, k - j);
                 const auto tile = detail::chosen_table<T, Arch>::dot[static_cast<std::size_t>(n - 1)];
-                for (index_t t = t0; t < t1; ++t) {
-                    for (index_t i = 0; i < n; ++i)
-                        rows[(t - t0) * n + i] = std::max<row_t>(chosen[t * k + j + i], 0);
+                const row_t* const first = chosen + t0 * k + j;
+                for (index_t t = 0; t < t1 - t0; ++t) {
+                    for (index_t i = 0; i < n; ++i) rows[t * n + i] = std::max<row_t>(first[t * k + i], 0);
                 }
                 for (index_t p = 0; p < b.panels(); ++p) {
                     tile(b.panel(p), b.width(p), t0, t1, rows, x, p * W, std::min(b.width(p), x.cols - p * W),
                          sums);
                 }
-                for (index_t t = t0; t < t1; ++t) {
-                    for (index_t i = 0; i < n; ++i) {
-                        const T sum = simd::reduce_add(simd::load<T, Arch>(sums + ((t - t0) * n + i) * L));
-                        out[t * k + j + i] = chosen[t * k + j + i] < 0 ? T(0) : sum;
+                T* const to = out + t0 * k + j;
+                const T* sum = sums;
+                for (index_t t = 0; t < t1 - t0; ++t) {
+                    for (index_t i = 0; i < n; ++i, sum += L) {
+                        const T dot = simd::reduce_add(simd::load<T, Arch>(sum));
+                        to[t * k + i] = first[t * k + i] < 0 ? T(0) : dot;
                     }
                 }
             }
