@@ -88,6 +88,10 @@ private:
 template <index_t D, index_t H, class Act, index_t E, mixlora_spec Spec, class... Policies>
 struct mixlora {
     static_assert(D > 0 && H > 0 && E > 0, "mox::mixlora: widths and the number of experts must be positive");
+    static_assert(Spec.adapter.rank > 0,
+                  "mox: an adapter needs a positive rank, such as adapter_spec{.rank = 8}");
+    static_assert(Spec.adapter.dropout >= 0 && Spec.adapter.dropout < 1,
+                  "mox: the dropout of an adapter must lie in [0, 1)");
     static_assert(Spec.adapter.kept_ranks == 0,
                   "mox::mixlora: kept_ranks is for mox::lora; experts have none");
 
@@ -95,6 +99,7 @@ struct mixlora {
     static constexpr index_t in = D;
     static constexpr index_t out = D;
     static constexpr index_t rank = Spec.adapter.rank;
+    static constexpr bool chooses_update = true;  ///< mox::merge refuses
     static constexpr bool draws = Spec.adapter.dropout > 0;
     using routing = router<D, E, Policies...>;
     using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
