@@ -1,7 +1,8 @@
 #pragma once
 
 // Which blocks a step trains, drawn anew every few steps: LISA (arXiv 2403.17919) and OwLore (arXiv
-// 2405.18380). OwLore also projects the gradients of the blocks it drew to a low rank: train/galore.hpp.
+// 2405.18380). OwLore's projection of the gradients to a low rank (GaLore) is not part of this; its layers
+// are drawn here and trained with their whole gradients.
 
 #include <algorithm>
 #include <cmath>
