@@ -1,5 +1,6 @@
 #include <mox/layer/mixlora.hpp>
 
+#include <string_view>
 #include <vector>
 
 #include <mox/mox.hpp>
@@ -13,12 +14,14 @@ using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
 using mox_test::run_forward;
+using mox_test::run_infer;
 
 namespace {
 
 constexpr mixlora_spec every{.adapter = {.rank = 2, .alpha = 4}},
     gate_and_down{.adapter = {.rank = 3, .alpha = 4}, .up = false},
     down_only{.adapter = {.rank = 3, .alpha = 4}, .gate = false, .up = false};
+constexpr mixlora_spec dropping{.adapter = {.rank = 2, .alpha = 4, .dropout = 0.3}};
 using base = swiglu<9, 7>;
 using net = mixlora<9, 7, activation::silu, 4, every, route::top_k<2>, balance::load<>>;
 
@@ -38,6 +41,43 @@ TEST_CASE("mixlora: gradients, with updates on all maps and on some", "[layer][l
     gradients<mixlora<9, 7, activation::gelu, 3, gate_and_down, route::top_k<2>, gate::softmax>>(rows);
     gradients<mixlora<9, 7, activation::gelu, 3, down_only, route::all, gate::softmax>>(rows);
     gradients<mixlora<9, 7, activation::silu, 3, every, route::top_k<2>, null_experts<1>>>(rows);
+}
+
+TEST_CASE("mixlora: dropout falls on what the updates read, in training only", "[layer][lora]") {
+    using wet = mixlora<9, 7, activation::silu, 4, dropping, route::top_k<2>>;
+    using dry = mixlora<9, 7, activation::silu, 4, every, route::top_k<2>>;
+    gradients<wet>(batch::ragged({3, 0, 5, 3}));
+    gradients<stack<wet, wet>>(batch::ragged({4, 2}));
+    auto w = random_params<wet, double>(4);
+    params<dry, double> v;
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(9 * 40, 1);
+    const auto rows = batch::equal(1, 40);
+    tape<wet, double> t;
+    tape<dry, double> u;
+    t.set_step(5);
+    const auto first = run_forward(w, x, rows, t), second = run_forward(w, x, rows, t);
+    CHECK(first != second);
+    t.set_step(5);
+    CHECK(run_forward(w, x, rows, t) == first);
+    CHECK(run_infer(w, x, rows, t) == run_infer(v, x, rows, u));
+    // The base and the router see everything, and each map has a mask of its own.
+    for (const char* name : {"gate_b", "up_b", "down_b"}) {
+        auto one = w;
+        auto plain = v;
+        for (const char* other : {"gate_b", "up_b", "down_b"}) {
+            if (std::string_view(name) == other) continue;
+            one.write(other, std::vector<double>(one.read(other).size(), 0.0));
+            plain.write(other, std::vector<double>(one.read(other).size(), 0.0));
+        }
+        t.set_step(5);
+        CHECK(run_forward(one, x, rows, t) != run_forward(plain, x, rows, u));
+        one.write(name, std::vector<double>(one.read(name).size(), 0.0));
+        plain.write(name, std::vector<double>(one.read(name).size(), 0.0));
+        CHECK(run_forward(one, x, rows, t) == run_forward(plain, x, rows, u));
+    }
+    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, dropping, route::top_k<2>>>(
+        batch::ragged({300, 200}), 0.2));
 }
 
 TEST_CASE("mixlora: starts as the network it took over, whatever the router", "[layer][lora]") {

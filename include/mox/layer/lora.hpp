@@ -4,6 +4,7 @@
 // is a gate (route/rank_gate.hpp); with the gate of constant ones this is plain LoRA.
 
 #include <mox/kernel/ranks.hpp>
+#include <mox/kernel/sparse_rows.hpp>
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/low_rank.hpp>
 #include <mox/route/rank_gate.hpp>
@@ -95,6 +96,11 @@ struct lora {
         Gate::routed && !Gate::teaches_activations && kept == 0 && 4 * slots <= ranks;
     /// The rank activations of all ranks are needed.
     static constexpr bool all_activations = !picks || Gate::reads_activations;
+
+    /// A is born with few values that are not zero and never trained.
+    static constexpr bool sparse_down = kept == 0 && !Gate::trains_down && requires {
+        Gate::row_values(in, ranks);
+    };
 
     static constexpr double flops(double context) {
         return Base::flops(context) + 2.0 * static_cast<double>((all_activations ? ranks : slots) * in) +
@@ -200,9 +206,26 @@ private:
         if constexpr (kept > 0) {
             kernel::dense_transposed<T>(ctx.exec, w.template panels<2>(), x, z.middle_cols(0, kept), false);
         }
+        if constexpr (sparse_down) {
+            if (x.rows >= sparse_tokens) {
+                const arena_scope scope(*ctx.scratch);
+                const auto a = kernel::find_sparse_rows<T>(
+                    w.template panels<0>(), in,
+                    ctx.scratch->template take<kernel::sparse_value<T>>(ranks * in + 1),
+                    ctx.scratch->template take<row_t>(kernel::sparse_rows<T>::sparse_starts(ranks, in)));
+                // A loaded A may be anything. From half of the values on a plain product is as fast.
+                if (2 * a.size() <= ranks * in) {
+                    kernel::sparse_transposed<T>(ctx.exec, a, x, z);
+                    return;
+                }
+            }
+        }
         kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), x, z.middle_cols(kept, Spec.rank),
                                     false);
     }
+
+    // Fewer tokens do not pay for the search of the values.
+    static constexpr index_t sparse_tokens = 64;
 
     template <class T>
     static constexpr T s = static_cast<T>(scale);

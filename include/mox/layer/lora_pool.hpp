@@ -36,6 +36,7 @@ struct lora_pool {
     static constexpr index_t adapters = Spec.adapters;
     static constexpr index_t ranks = Spec.ranks;
     static constexpr bool transparent = true;
+    static constexpr bool chooses_update = true;  ///< mox::merge refuses
 
     /// The table: adapter e owns the ranks [first, first + rank), which are counted in whole numbers; rank 0
     /// is an id without an adapter.

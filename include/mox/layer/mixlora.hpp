@@ -6,6 +6,7 @@
 //   y = (sum_e g_e v_e) Wd + s sum_e g_e (v_e Ad') Bd.
 
 #include <mox/layer/adapt.hpp>
+#include <mox/layer/dropout.hpp>
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/low_rank.hpp>
 #include <mox/layer/router.hpp>
@@ -87,13 +88,19 @@ private:
 template <index_t D, index_t H, class Act, index_t E, mixlora_spec Spec, class... Policies>
 struct mixlora {
     static_assert(D > 0 && H > 0 && E > 0, "mox::mixlora: widths and the number of experts must be positive");
-    static_assert(Spec.adapter.dropout == 0 && Spec.adapter.kept_ranks == 0,
-                  "mox::mixlora: dropout and kept_ranks are not available here");
+    static_assert(Spec.adapter.rank > 0,
+                  "mox: an adapter needs a positive rank, such as adapter_spec{.rank = 8}");
+    static_assert(Spec.adapter.dropout >= 0 && Spec.adapter.dropout < 1,
+                  "mox: the dropout of an adapter must lie in [0, 1)");
+    static_assert(Spec.adapter.kept_ranks == 0,
+                  "mox::mixlora: kept_ranks is for mox::lora; experts have none");
 
     static constexpr std::string_view name = "mixlora";
     static constexpr index_t in = D;
     static constexpr index_t out = D;
     static constexpr index_t rank = Spec.adapter.rank;
+    static constexpr bool chooses_update = true;  ///< mox::merge refuses
+    static constexpr bool draws = Spec.adapter.dropout > 0;
     using routing = router<D, E, Policies...>;
     using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
     static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};
@@ -147,6 +154,8 @@ struct mixlora {
         matrix_view<T> a, c, v;     ///< slots x H: gate and up pre-activations, hidden rows
         matrix_view<T> zg, zu, zd;  ///< slots x rank
         matrix_view<T> mixed;       ///< tokens x H
+        dropout_draw drop;
+        matrix_view<const T> xg, xu, vd;  ///< what the updates read: x, x and v after dropout
     };
 
     template <class T>
@@ -158,7 +167,7 @@ struct mixlora {
         r.x = x;
         const route::plan<T>& plan = r.route.plan;
         const kernel::group_view groups = plan.groups();
-        const kernel::row_source<const T> by_token(x, plan.token);
+        if constexpr (draws) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
         const matrix_view<T> pre = ctx.activation(n, 2 * H);
         frozen<linear<D, 2 * H>>::template forward<T>(ctx, w.template child<0>(), x, pre);
 
@@ -167,11 +176,15 @@ struct mixlora {
         kernel::gather_rows<T>(ctx.exec, pre.middle_cols(H, H), plan.token, r.c);
         if constexpr (Spec.gate) {
             r.zg = ctx.activation(plan.slots, rank);
-            into::forward(ctx, groups, w[gate_at], w[gate_at + 1], by_token, r.zg, r.a);
+            r.xg = dropped(ctx, r.drop, gate_at, x);
+            into::forward(ctx, groups, w[gate_at], w[gate_at + 1],
+                          kernel::row_source<const T>(r.xg, plan.token), r.zg, r.a);
         }
         if constexpr (Spec.up) {
             r.zu = ctx.activation(plan.slots, rank);
-            into::forward(ctx, groups, w[up_at], w[up_at + 1], by_token, r.zu, r.c);
+            r.xu = dropped(ctx, r.drop, up_at, x);
+            into::forward(ctx, groups, w[up_at], w[up_at + 1], kernel::row_source<const T>(r.xu, plan.token),
+                          r.zu, r.c);
         }
         for_each_unit(ctx, plan.slots, [&](index_t s, index_t j, index_t count) {
             const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
@@ -185,7 +198,8 @@ struct mixlora {
         frozen<linear<H, D, bias::none, true>>::template forward<T>(ctx, w.template child<1>(), r.mixed, y);
         if constexpr (Spec.down) {
             r.zd = ctx.activation(plan.slots, rank);
-            back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.v), r.zd);
+            r.vd = dropped<T>(ctx, r.drop, down_at, r.v);
+            back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.vd), r.zd);
             kernel::grouped_product_to_tokens<T>(ctx.exec, groups, plan.token,
                                                  kernel::row_source<const T>(r.zd), plan.gate,
                                                  back::stack(back::ranks::up(w[down_at + 1], E)), y, true);
@@ -200,7 +214,7 @@ struct mixlora {
         const route::plan<T>& plan = r.route.plan;
         const kernel::group_view groups = plan.groups();
         const index_t n = dy.rows, slots = plan.slots;
-        const kernel::row_source<const T> dy_rows(dy, plan.token), x_rows(r.x, plan.token);
+        const kernel::row_source<const T> dy_rows(dy, plan.token);
         const arena_scope scope(*ctx.scratch);
         T* dgate = ctx.scratch->template take<T>(slots);
         const matrix_view<T> dmixed = ctx.temporary(n, H), dv = ctx.temporary(slots, H);
@@ -224,9 +238,11 @@ struct mixlora {
                     dz(s, j) *= static_cast<T>(Spec.adapter.scale());
                 }
             }
-            kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
-                                       back::stack(back::ranks::down(w[down_at], E)),
-                                       {kernel::row_source<T>(dv), H, nullptr, true});
+            through(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
+                kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
+                                           back::stack(back::ranks::down(w[down_at], E)),
+                                           {kernel::row_source<T>(to), H, nullptr, true});
+            });
             if (g) {
                 for (index_t s = 0; s < slots; ++s) {
                     for (index_t j = 0; j < rank; ++j) dz(s, j) *= plan.gate[s];
@@ -235,7 +251,7 @@ struct mixlora {
                                                    D, back::stack(back::ranks::up(g[down_at + 1], E)),
                                                    ctx.accumulate);
                 kernel::grouped_weight_gradient<T>(
-                    ctx.exec, groups, kernel::row_source<const T>(dz), kernel::row_source<const T>(r.v), H,
+                    ctx.exec, groups, kernel::row_source<const T>(dz), kernel::row_source<const T>(r.vd), H,
                     back::stack(back::ranks::down(g[down_at], E)), ctx.accumulate);
             }
         }
@@ -255,16 +271,20 @@ struct mixlora {
         frozen<linear<D, 2 * H>>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(),
                                                        dpre, dx);
         const matrix_view<T> dz = ctx.temporary(slots, rank);
-        const auto into_map = [&](index_t at, matrix_view<T> z, matrix_view<T> dout) {
-            into::backward(ctx, groups, w[at + 1], g[at], g[at + 1], x_rows, kernel::row_source<const T>(z),
+        const auto into_map = [&](index_t at, matrix_view<const T> from, matrix_view<T> z,
+                                  matrix_view<T> dout) {
+            into::backward(ctx, groups, w[at + 1], g[at], g[at + 1],
+                           kernel::row_source<const T>(from, plan.token), kernel::row_source<const T>(z),
                            kernel::row_source<const T>(dout), dz);
             if (!ctx.input_gradient) return;
-            kernel::grouped_product_to_tokens<T>(
-                ctx.exec, groups, plan.token, kernel::row_source<const T>(dz), static_cast<const T*>(nullptr),
-                into::stack(into::ranks::down(w[at], E)), dx, true);
+            through(ctx, r.drop, at, dx, [&](matrix_view<T> to) {
+                kernel::grouped_product_to_tokens<T>(
+                    ctx.exec, groups, plan.token, kernel::row_source<const T>(dz),
+                    static_cast<const T*>(nullptr), into::stack(into::ranks::down(w[at], E)), to, true);
+            });
         };
-        if constexpr (Spec.gate) into_map(gate_at, r.zg, r.a);
-        if constexpr (Spec.up) into_map(up_at, r.zu, r.c);
+        if constexpr (Spec.gate) into_map(gate_at, r.xg, r.zg, r.a);
+        if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, r.c);
         routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r.route, dgate,
                                       dx);
     }
@@ -272,6 +292,33 @@ struct mixlora {
 private:
     using into = detail::slot_update<D, H, Spec.adapter>;
     using back = detail::slot_update<H, D, Spec.adapter>;
+
+    // One draw of the layer serves all maps; the number of a map's tensor keeps their masks apart.
+    static constexpr dropout_draw of_map(dropout_draw drop, index_t at) {
+        drop.stream ^= static_cast<std::uint64_t>(at) << 60;
+        return drop;
+    }
+
+    // What the update of a map reads: `from`, or a copy of it with values dropped.
+    template <class T>
+    static matrix_view<const T> dropped(context<T>& ctx, const dropout_draw& drop, index_t at,
+                                        matrix_view<const T> from) {
+        if (!draws || !drop.active()) return from;
+        const matrix_view<T> rest = ctx.activation(from.rows, from.cols);
+        of_map(drop, at).template apply<T>(ctx.exec, from, rest, false);
+        return rest;
+    }
+
+    // to += what `add` adds to zeros, passed through the dropout of a map.
+    template <class T, class Add>
+    static void through(context<T>& ctx, const dropout_draw& drop, index_t at, matrix_view<T> to, Add&& add) {
+        if (!draws || !drop.active()) return add(to);
+        const arena_scope scope(*ctx.scratch);
+        const matrix_view<T> part = ctx.temporary(to.rows, to.cols);
+        for (index_t t = 0; t < to.rows; ++t) std::fill_n(part.row(t), to.cols, T(0));
+        add(part);
+        of_map(drop, at).template apply<T>(ctx.exec, part, to, true);
+    }
 
     // to(token, first + .) = sum over the token's slots of weight * rows(slot, .), experts ascending.
     template <class T>

@@ -33,6 +33,11 @@ consteval bool check_mergeable() {
             "mox::merge: experts are chosen token by token, so their updates are not one matrix and "
             "cannot be merged");
     }
+    if constexpr (requires { L::chooses_update; }) {
+        static_assert(!L::chooses_update,
+                      "mox::merge: the update of this layer depends on the token or on the labels of the "
+                      "batch, so it is not one matrix and cannot be merged");
+    }
     if constexpr (adapter_of<L>::found) {
         static_assert(adapter_of<L>::constant_gate,
                       "mox::merge: the gate of this adapter depends on the token, so its update is not one "

@@ -1,0 +1,98 @@
+#include <mox/kernel/sparse_rows.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <mox/core/buffer.hpp>
+#include <mox/exec/thread_pool.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/layers.hpp"
+#include "../support/panels.hpp"
+
+using namespace mox;
+using mox_test::guarded_rows;
+using mox_test::normal_numbers;
+
+namespace {
+
+template <class T>
+struct sparse_case {
+    using layout = kernel::panel_layout<T>;
+    index_t ranks, cols;
+    buffer<T> panels;
+    std::vector<kernel::sparse_value<T>> values;
+    std::vector<row_t> starts;
+
+    // keep(r, c): whether the value is not zero.
+    template <class Keep>
+    sparse_case(index_t ranks_, index_t cols_, Keep&& keep)
+        : ranks(ranks_), cols(cols_), panels(ranks * layout::padded(cols)),
+          values(static_cast<std::size_t>(ranks * cols + 1)),
+          starts(static_cast<std::size_t>(kernel::sparse_rows<T>::sparse_starts(ranks, cols))) {
+        const auto numbers = normal_numbers<T>(ranks * cols, 3);
+        for (index_t i = 0; i < panels.size(); ++i) panels[i] = T(0);
+        const kernel::panel_view<T> w(panels.data(), ranks, layout::padded(cols));
+        for (index_t r = 0; r < ranks; ++r) {
+            for (index_t c = 0; c < cols; ++c)
+                w(r, c) =
+                    keep(r, c) ? numbers[static_cast<std::size_t>(r * cols + c)] : T(c % 2 ? -0.0 : 0.0);
+        }
+    }
+    kernel::panel_view<const T> view() const { return {panels.data(), ranks, layout::padded(cols)}; }
+    kernel::sparse_rows<T> find() {
+        return kernel::find_sparse_rows<T>(view(), cols, values.data(), starts.data());
+    }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("sparse_rows: the plain product, for any shape", "[kernel][sparse_rows]", float, double) {
+    using T = TestType;
+    thread_pool pool(3);
+    for (const index_t ranks : {index_t{1}, index_t{5}, index_t{32}, index_t{67}}) {
+        for (const index_t cols : {index_t{1}, index_t{9}, index_t{64}, index_t{150}}) {
+            sparse_case<T> a(ranks, cols, [](index_t r, index_t c) { return (3 * r + c * c) % 4 == 0; });
+            const auto sparse = a.find();
+            for (const index_t rows : {index_t{0}, index_t{1}, index_t{17}, index_t{64}, index_t{203}}) {
+                CAPTURE(ranks, cols, rows);
+                guarded_rows<T> x(rows, cols, 1), z(rows, ranks, 2), parallel(rows, ranks, 4);
+                kernel::sparse_transposed<T>({}, sparse, x.view(), z.view());
+                kernel::sparse_transposed<T>(pool, sparse, x.view(), parallel.view());
+                double worst = 0;
+                bool same = true;
+                for (index_t t = 0; t < rows; ++t) {
+                    for (index_t r = 0; r < ranks; ++r) {
+                        double sum = 0;
+                        for (index_t c = 0; c < cols; ++c)
+                            sum += static_cast<double>(x(t, c)) * static_cast<double>(a.view()(r, c));
+                        worst = std::max(worst, std::abs(static_cast<double>(z(t, r)) - sum));
+                        same = same && z(t, r) == parallel(t, r);
+                    }
+                }
+                // At most 38 products of size about 1.
+                CHECK(worst < (std::is_same_v<T, float> ? 5e-5 : 1e-13));
+                CHECK(same);
+            }
+        }
+    }
+}
+
+TEST_CASE("sparse_rows: what counts as a value", "[kernel][sparse_rows]") {
+    sparse_case<float> none(3, 70, [](index_t, index_t) { return false; }),
+        all(3, 70, [](index_t, index_t) { return true; });
+    CHECK(none.find().size() == 0);
+    CHECK(all.find().size() == 3 * 70);
+    // A smallest number and a NaN are values; both zeros are not.
+    const kernel::panel_view<float> w(none.panels.data(), 3, kernel::panel_layout<float>::padded(70));
+    w(1, 69) = std::numeric_limits<float>::denorm_min();
+    w(2, 3) = std::numeric_limits<float>::quiet_NaN();
+    CHECK(none.find().size() == 2);
+    std::vector<float> x(70, 1.0f), z(3, -1.0f);
+    kernel::sparse_transposed<float>({}, none.find(), matrix_view<const float>(x.data(), 1, 70),
+                                     matrix_view<float>(z.data(), 1, 3));
+    CHECK(z[0] == 0);
+    CHECK(z[1] == std::numeric_limits<float>::denorm_min());
+    CHECK(z[2] != z[2]);
+}
