@@ -84,3 +84,40 @@ TEST_CASE("norm kernels against plain loops", "[kernel][norm]") {
         }
     }
 }
+
+TEST_CASE("norm: a sum and its norm in one pass have the bits of two", "[kernel][norm]") {
+    serial_executor serial;
+    thread_pool two(2);
+    for (const index_t cols : {index_t{1}, index_t{7}, index_t{16}, index_t{100}}) {
+        for (const executor_ref exec : {executor_ref(serial), executor_ref(two)}) {
+            CAPTURE(cols);
+            constexpr index_t rows = 150;
+            guarded_rows<float> x(rows, cols, 1), sum(rows, cols, 2), gain(1, cols, 3), once(rows, cols, 4),
+                twice(rows, cols, 4), total = sum;
+            std::vector<float> rho(rows), expected(rows);
+            kernel::add_rms_norm<float>(exec, x.view(), sum.view(), gain.values.data(), 1e-6f, once.view(),
+                                        rho.data());
+            kernel::add_rows<float>(exec, x.view(), total.view());
+            kernel::rms_norm<float>(exec, total.view(), gain.values.data(), 1e-6f, twice.view(),
+                                    expected.data());
+            CHECK(sum.values == total.values);
+            CHECK(once.values == twice.values);
+            CHECK(rho == expected);
+        }
+    }
+}
+
+TEST_CASE("norm: rows may be written where they are read", "[kernel][norm]") {
+    const executor_ref exec;
+    for (const index_t cols : {index_t{5}, index_t{40}}) {
+        guarded_rows<double> x(3, cols, 1), y(3, cols, 2), gain(1, cols, 3), shift(1, cols, 4);
+        std::vector<double> statistics(6);
+        kernel::layer_norm<double>(exec, x.view(), gain.values.data(), shift.values.data(), 1e-5, y.view(),
+                                   statistics.data());
+        kernel::layer_norm<double>(exec, x.view(), gain.values.data(), shift.values.data(), 1e-5, x.view(),
+                                   statistics.data());
+        for (index_t t = 0; t < 3; ++t) {
+            for (index_t j = 0; j < cols; ++j) CHECK(x(t, j) == y(t, j));
+        }
+    }
+}

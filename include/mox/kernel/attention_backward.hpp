@@ -79,12 +79,12 @@ struct backward_memory {
 // Scores -> probabilities, their gradients -> gradients of the scores. dreceived: of the block's keys, or
 // null.
 template <class T, class Arch>
-MOX_NOINLINE void probability_gradients(const visible_block& block, T* prob, T* dscore, index_t stride,
+MOX_NOINLINE void probability_gradients(const visible_block& tile_block, T* prob, T* dscore, index_t stride,
                                         const T* shift, const T* delta, const T* dreceived) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    for (index_t r = 0; r < block.count; ++r) {
-        const index_t n = block.keys(r);
+    for (index_t r = 0; r < tile_block.count; ++r) {
+        const index_t n = tile_block.keys(r);
         const batch by(shift[r]), mean(delta[r]);
         T* p = prob + r * stride;
         T* g = dscore + r * stride;
@@ -102,25 +102,25 @@ MOX_NOINLINE void probability_gradients(const visible_block& block, T* prob, T* 
 // to[j] += sum over the rows that see key j of weights[r][j] * row r of x: rows that see only a part of a
 // tile of keys one by one, the others in a tile.
 template <class T, class Arch>
-void block_transposed_product(const visible_block& block, const T* weights, index_t stride, const T* x,
+void block_transposed_product(const visible_block& tile_block, const T* weights, index_t stride, const T* x,
                               index_t ldx, index_t dp, T* to) {
     constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
     const T* weight_rows[backward_rows];
     const T* x_rows[backward_rows];
-    for (index_t r = 0; r < block.count; ++r) {
+    for (index_t r = 0; r < tile_block.count; ++r) {
         weight_rows[r] = weights + r * stride;
         x_rows[r] = x + r * ldx;
     }
-    even_tiles(block.last - block.first, product_rows, [&](index_t key, index_t tile) {
+    even_tiles(tile_block.last - tile_block.first, product_rows, [&](index_t key, index_t tile) {
         // Row block.row(j) is the first that sees key j; all rows from `all` on see the whole tile.
-        const index_t all = block.row(key + tile - 1);
-        for (index_t j = key; j < key + tile && block.row(j) < all; ++j) {
-            const index_t r = block.row(j);
+        const index_t all = tile_block.row(key + tile - 1);
+        for (index_t j = key; j < key + tile && tile_block.row(j) < all; ++j) {
+            const index_t r = tile_block.row(j);
             add_weighted_row<T, Arch>(weight_rows[r] + j, stride, x_rows[r], ldx, dp, all - r, to + j * dp);
         }
         for (index_t c = 0; c < dp; c += W) {
             tile_table<T, Arch>::outer(tile, std::min(W, dp - c) / L, weight_rows + all, key, x_rows + all, c,
-                                       block.count - all, to + key * dp + c, dp, true);
+                                       tile_block.count - all, to + key * dp + c, dp, true);
         }
     });
 }
@@ -191,16 +191,16 @@ void backward_part(const backward_arguments<T>& a, const attention_sequence& seq
             for (index_t begin = here.first_query(first); begin < queries; begin += backward_rows) {
                 const index_t count = std::min(backward_rows, queries - begin);
                 const index_t seen = std::min(last, here.visible(begin + count - 1));
-                const visible_block block{here, begin, count, first, seen};
-                block_products<T, Arch>(block, q + begin * ldq, ldq, key_panels, m.prob, stride);
-                block_products<T, Arch>(block, dout + begin * ldg, ldg, value_panels, m.dscore, stride);
-                probability_gradients<T, Arch>(block, m.prob, m.dscore, stride, m.shift + begin,
+                const visible_block tile_block{here, begin, count, first, seen};
+                block_products<T, Arch>(tile_block, q + begin * ldq, ldq, key_panels, m.prob, stride);
+                block_products<T, Arch>(tile_block, dout + begin * ldg, ldg, value_panels, m.dscore, stride);
+                probability_gradients<T, Arch>(tile_block, m.prob, m.dscore, stride, m.shift + begin,
                                                m.delta + begin, a.dreceived ? m.dreceived + first : nullptr);
-                block_weighted_rows<T, Arch>(block, m.dscore, stride, k + first * ldk, ldk, dp, nullptr,
+                block_weighted_rows<T, Arch>(tile_block, m.dscore, stride, k + first * ldk, ldk, dp, nullptr,
                                              to + begin * dp);
-                block_transposed_product<T, Arch>(block, m.dscore, stride, q + begin * ldq, ldq, dp,
+                block_transposed_product<T, Arch>(tile_block, m.dscore, stride, q + begin * ldq, ldq, dp,
                                                   m.dk + first * dp);
-                block_transposed_product<T, Arch>(block, m.prob, stride, dout + begin * ldg, ldg, dp,
+                block_transposed_product<T, Arch>(tile_block, m.prob, stride, dout + begin * ldg, ldg, dp,
                                                   m.dv + first * dp);
             }
         }

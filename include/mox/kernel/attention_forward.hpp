@@ -111,25 +111,27 @@ void attention_forward(executor_ref exec, arena& scratch, const attention_shape&
             state.start(count);
             const index_t seen = sequence.visible(begin + count - 1);
             for (index_t first = 0; first < seen; first += key_block) {
-                const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
+                const visible_block tile_block{sequence, begin, count, first,
+                                               std::min(seen, first + key_block)};
                 T* kept = columns ? scores + first : scores;
                 T* shift = columns ? shifts + first / key_block * softmax::rows : shifts;
-                block_products<T, Arch>(block, q.row(row) + head * d, q.stride, panels, kept, stride);
-                state.pass(block, kept, stride, shift);
-                block_weighted_rows<T, Arch>(block, kept, stride, values + first * ldv, ldv, dp, state.carry,
-                                             mixed);
+                block_products<T, Arch>(tile_block, q.row(row) + head * d, q.stride, panels, kept, stride);
+                state.pass(tile_block, kept, stride, shift);
+                block_weighted_rows<T, Arch>(tile_block, kept, stride, values + first * ldv, ldv, dp,
+                                             state.carry, mixed);
             }
             state.finish(count, mixed, dp, out.middle_rows(row, count).middle_cols(head * d, d));
             for (index_t r = 0; lse && r < count; ++r) lse[(row + r) * s.heads + head] = state.log_sum_exp(r);
             for (index_t first = 0; columns && first < seen; first += key_block) {
-                const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
+                const visible_block tile_block{sequence, begin, count, first,
+                                               std::min(seen, first + key_block)};
                 T* shift = shifts + first / key_block * softmax::rows;
                 for (index_t r = 0; r < count; r += simd::lanes<T, Arch>) {
                     const auto weight =
                         simd::weight(simd::load<T, Arch>(shift + r) - simd::load<T, Arch>(state.largest + r));
                     simd::store(shift + r, weight * simd::load<T, Arch>(state.inverse + r));
                 }
-                add_columns<T, Arch>(block, scores + first, stride, shift, columns + first);
+                add_columns<T, Arch>(tile_block, scores + first, stride, shift, columns + first);
             }
         }
     });

@@ -25,21 +25,21 @@ inline bool columns_fit(index_t keys) { return keys * product_rows <= column_val
 
 // columns[j] += sum over the rows r that see key j of factor[r] * weights[r][j].
 template <class T, class Arch>
-MOX_NOINLINE void add_columns(const visible_block& block, const T* weights, index_t stride, const T* factor,
-                              T* columns) {
+MOX_NOINLINE void add_columns(const visible_block& tile_block, const T* weights, index_t stride,
+                              const T* factor, T* columns) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     // What all rows see, a register of columns at a time; then what only later rows see.
-    const index_t common = block.keys(0) / L * L;
+    const index_t common = tile_block.keys(0) / L * L;
     for (index_t j = 0; j < common; j += L) {
         batch sum = simd::load<T, Arch>(columns + j);
-        for (index_t r = 0; r < block.count; ++r) {
+        for (index_t r = 0; r < tile_block.count; ++r) {
             sum = simd::fma(simd::load<T, Arch>(weights + r * stride + j), batch(factor[r]), sum);
         }
         simd::store(columns + j, sum);
     }
-    for (index_t r = 0; r < block.count; ++r) {
-        const index_t n = block.keys(r);
+    for (index_t r = 0; r < tile_block.count; ++r) {
+        const index_t n = tile_block.keys(r);
         const T* row = weights + r * stride;
         for (index_t j = common; j < n; ++j) columns[j] += row[j] * factor[r];
     }
@@ -66,10 +66,11 @@ struct saved_scores {
                 shift[r] = lse[(row + r) * s.heads + head] * simd::weight_unit<T>;
             const index_t seen = std::min(last_key, sequence.visible(begin + count - 1));
             for (index_t first = first_key; first < seen; first += key_block) {
-                const visible_block block{sequence, begin, count, first, std::min(seen, first + key_block)};
-                block_products<T, Arch>(block, q.row(row) + head * s.head_dim, q.stride, panels, scores,
+                const visible_block tile_block{sequence, begin, count, first,
+                                               std::min(seen, first + key_block)};
+                block_products<T, Arch>(tile_block, q.row(row) + head * s.head_dim, q.stride, panels, scores,
                                         stride);
-                visit(block, scores, stride, shift);
+                visit(tile_block, scores, stride, shift);
             }
         }
     }
@@ -77,19 +78,19 @@ struct saved_scores {
 
 // columns[j] += sum over the rows r that see key j of their probabilities.
 template <class T, class Arch>
-MOX_NOINLINE void add_probabilities(const visible_block& block, const T* scores, index_t stride,
+MOX_NOINLINE void add_probabilities(const visible_block& tile_block, const T* scores, index_t stride,
                                     const T* shift, T* columns) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
-    const index_t common = block.keys(0) / L * L;
+    const index_t common = tile_block.keys(0) / L * L;
     for (index_t j = 0; j < common; j += L) {
         batch sum = simd::load<T, Arch>(columns + j);
-        for (index_t r = 0; r < block.count; ++r)
+        for (index_t r = 0; r < tile_block.count; ++r)
             sum = sum + simd::weight(simd::load<T, Arch>(scores + r * stride + j) - batch(shift[r]));
         simd::store(columns + j, sum);
     }
-    for (index_t r = 0; r < block.count; ++r) {
-        const index_t n = block.keys(r);
+    for (index_t r = 0; r < tile_block.count; ++r) {
+        const index_t n = tile_block.keys(r);
         for (index_t j = common; j < n; j += L) {
             const index_t valid = std::min(L, n - j);
             const batch p = simd::weight(simd::load<T, Arch>(scores + r * stride + j) - batch(shift[r]));
@@ -120,8 +121,8 @@ void received_from_scores(executor_ref exec, arena& scratch, const attention_sha
             saved_scores<T, Arch>::visit(
                 s, sequence, head, packed.keys(seq, head / group), q, lse, sequence.first_query(first),
                 sequence.n_q, first, last, memory + worker * size,
-                [&](const visible_block& block, const T* scores, index_t stride, const T* shift) {
-                    add_probabilities<T, Arch>(block, scores, stride, shift, columns);
+                [&](const visible_block& tile_block, const T* scores, index_t stride, const T* shift) {
+                    add_probabilities<T, Arch>(tile_block, scores, stride, shift, columns);
                 });
         }
     });
@@ -150,11 +151,11 @@ void received_means(executor_ref exec, arena& scratch, const attention_shape& s,
         saved_scores<T, Arch>::visit(
             s, sequence, head, packed.keys(seq, head / group), q, lse, begin, end, 0, sequence.n_k,
             memory + worker * size,
-            [&](const visible_block& block, const T* scores, index_t stride, const T* shift) {
-                const T* gradient = dreceived + sequence.k0 + block.first;
-                for (index_t r = 0; r < block.count; ++r) {
+            [&](const visible_block& tile_block, const T* scores, index_t stride, const T* shift) {
+                const T* gradient = dreceived + sequence.k0 + tile_block.first;
+                for (index_t r = 0; r < tile_block.count; ++r) {
                     batch sum = simd::load<T, Arch>(sums + r * L);
-                    simd::for_each<T, Arch>(block.keys(r), [&](index_t j, index_t n) {
+                    simd::for_each<T, Arch>(tile_block.keys(r), [&](index_t j, index_t n) {
                         const batch score = simd::load_upto<T, Arch>(scores + r * stride + j, n);
                         // A register that the row's keys do not fill goes through memory a second time, so
                         // that nothing unseen is multiplied.

@@ -26,7 +26,7 @@ struct running_softmax {
     using batch = simd::batch<T, Arch>;
 
     alignas(64) T sums[rows * L];   ///< by lanes, relative to the maximum
-    alignas(64) T lanes[rows * L];  ///< maxima of a block, by lanes
+    alignas(64) T lanes[rows * L];  ///< maxima of a tile_block, by lanes
     alignas(64) T largest[rows];    ///< running maximum
     alignas(64) T carry[rows];      ///< what the row's results so far are multiplied with
     alignas(64) T inverse[rows];    ///< at the end: 1 / sum
@@ -37,18 +37,18 @@ struct running_softmax {
     }
 
     // Scores of a block -> weights relative to the new maximum, which goes to shift[0, rows).
-    MOX_NOINLINE void pass(const visible_block& block, T* scores, index_t stride, T* shift) {
+    MOX_NOINLINE void pass(const visible_block& tile_block, T* scores, index_t stride, T* shift) {
         const batch lowest(-std::numeric_limits<T>::infinity());
-        for (index_t r = 0; r < block.count; ++r) {
-            const index_t n = block.keys(r), whole = round_up(n, L);
+        for (index_t r = 0; r < tile_block.count; ++r) {
+            const index_t n = tile_block.keys(r), whole = round_up(n, L);
             T* row = scores + r * stride;
             for (index_t j = n; j < whole; ++j) row[j] = -std::numeric_limits<T>::infinity();
             batch best = lowest;
             for (index_t j = 0; j < whole; j += L) best = simd::max(best, simd::load<T, Arch>(row + j));
             simd::store(lanes + r * L, best);
         }
-        const index_t groups = round_up(block.count, L);
-        for (index_t r = block.count; r < groups; ++r) simd::store(lanes + r * L, lowest);
+        const index_t groups = round_up(tile_block.count, L);
+        for (index_t r = tile_block.count; r < groups; ++r) simd::store(lanes + r * L, lowest);
         for (index_t r = 0; r < groups; r += L) {
             alignas(64) T square[L * L];
             transpose<T, Arch>(lanes + r * L, square, L);
@@ -61,8 +61,8 @@ struct running_softmax {
             simd::store(shift + r, by);
             simd::store(carry + r, simd::weight(before - by));
         }
-        for (index_t r = 0; r < block.count; ++r) {
-            const index_t n = block.keys(r);
+        for (index_t r = 0; r < tile_block.count; ++r) {
+            const index_t n = tile_block.keys(r);
             const batch by(shift[r]);
             T* row = scores + r * stride;
             batch sum = simd::load<T, Arch>(sums + r * L) * batch(carry[r]);

@@ -193,14 +193,14 @@ struct visible_block {
 // scores[r][j] = x_r . column first + j of the panels for the keys of the block that some row of the tile
 // sees, and up to a register more. A panel stays in the first cache level while all tiles of rows pass it.
 template <class T, class Arch>
-void block_products(const visible_block& block, const T* x, index_t ldx, panel_view<const T, Arch> panels,
-                    T* scores, index_t stride) {
+void block_products(const visible_block& tile_block, const T* x, index_t ldx,
+                    panel_view<const T, Arch> panels, T* scores, index_t stride) {
     constexpr index_t W = panel_width<T, Arch>, L = simd::lanes<T, Arch>;
-    for (index_t j = 0; block.first + j < block.last; j += W) {
-        const index_t p = (block.first + j) / W;
+    for (index_t j = 0; tile_block.first + j < tile_block.last; j += W) {
+        const index_t p = (tile_block.first + j) / W;
         const index_t width = panels.width(p);
-        even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
-            const index_t seen = std::min(width, block.keys(offset + tile - 1) - j);
+        even_tiles(tile_block.count, product_rows, [&](index_t offset, index_t tile) {
+            const index_t seen = std::min(width, tile_block.keys(offset + tile - 1) - j);
             if (seen <= 0) return;
             const T* rows[product_rows];
             T* to[product_rows];
@@ -218,17 +218,17 @@ void block_products(const visible_block& block, const T* x, index_t ldx, panel_v
 // rows of a tile see in a tile, the few others row by row, so that a value a row must not see is not even
 // multiplied by zero.
 template <class T, class Arch>
-void block_weighted_rows(const visible_block& block, const T* weights, index_t stride, const T* b,
+void block_weighted_rows(const visible_block& tile_block, const T* weights, index_t stride, const T* b,
                          index_t ldb, index_t dp, const T* carry, T* c) {
-    even_tiles(block.count, product_rows, [&](index_t offset, index_t tile) {
-        if (block.keys(offset + tile - 1) == 0) return;
-        const index_t common = block.keys(offset);
+    even_tiles(tile_block.count, product_rows, [&](index_t offset, index_t tile) {
+        if (tile_block.keys(offset + tile - 1) == 0) return;
+        const index_t common = tile_block.keys(offset);
         weighted_table<T, Arch>::rows(tile, weights + offset * stride, stride, b, ldb, dp, common,
                                       carry ? carry + offset : nullptr, c + offset * dp);
-        if (block.keys(offset + tile - 1) == common) return;
+        if (tile_block.keys(offset + tile - 1) == common) return;
         for (index_t r = offset + 1; r < offset + tile; ++r) {
             add_weighted_row<T, Arch>(weights + r * stride + common, 1, b + common * ldb, ldb, dp,
-                                      block.keys(r) - common, c + r * dp);
+                                      tile_block.keys(r) - common, c + r * dp);
         }
     });
 }

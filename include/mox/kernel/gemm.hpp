@@ -186,16 +186,16 @@ MOX_NOINLINE void turn_block(const panel_view<const T, Arch>& w, index_t k0, ind
     for (index_t n = n0; n < n1; n += L) {
         const index_t p = n / W, width = w.width(p);
         const T* const from = w.panel(p) + k0 * width + (n - p * W);
-        T* const block = to + (n - n0) * W;
+        T* const turned = to + (n - n0) * W;
         for (index_t k = 0; k < rows; k += L) {
             const index_t valid = std::min(L, rows - k);
             if (valid == L) {
-                simd::transpose_square<T, Arch>(from + k * width, width, block + k, W);
+                simd::transpose_square<T, Arch>(from + k * width, width, turned + k, W);
                 continue;
             }
             for (index_t i = 0; i < L; ++i) {
                 for (index_t j = 0; j < L; ++j)
-                    block[i * W + k + j] = j < valid ? from[(k + j) * width + i] : T(0);
+                    turned[i * W + k + j] = j < valid ? from[(k + j) * width + i] : T(0);
             }
         }
     }
@@ -209,13 +209,13 @@ void product_turned(row_source<const T> y, index_t cols, index_t begin, index_t 
     constexpr index_t W = panel_width<T, Arch>;
     constexpr index_t N = turned_columns<T, Arch>;
     constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
-    alignas(64) T block[N * W];
+    alignas(64) T turned[N * W];
     alignas(64) T ragged[product_rows * W];
     for (index_t k = k0; k < k1; k += W) {
         const index_t valid = std::min(W, k1 - k), width = round_up(valid, L);
         for (index_t n = 0; n < cols; n += N) {
             const index_t size = std::min(N, cols - n);
-            turn_block<T, Arch>(w, k, valid, n, n + round_up(size, L), block);
+            turn_block<T, Arch>(w, k, valid, n, n + round_up(size, L), turned);
             const bool accumulate = out.accumulate || n > 0;
             // What is turned around next: the following columns of these rows, panel by panel.
             const index_t ahead = n + N < cols ? n + N : 0;
@@ -237,17 +237,17 @@ void product_turned(row_source<const T> y, index_t cols, index_t begin, index_t 
                 const index_t chunk = 2 * number++;
                 if (asks && (chunk + 1) * W < N) {
                     const index_t p = ahead / W + chunk;
-                    tile_table<T, Arch>::product_ahead(rows, ys, block, W, size, cs, nullptr, accumulate,
+                    tile_table<T, Arch>::product_ahead(rows, ys, turned, W, size, cs, nullptr, accumulate,
                                                        w.panel(p) + ahead_row * W,
                                                        w.panel(p + 1) + ahead_row * W);
                     return;
                 }
                 if (valid == width) {
-                    tile_table<T, Arch>::product(rows, width / L, ys, block, W, size, cs, nullptr,
+                    tile_table<T, Arch>::product(rows, width / L, ys, turned, W, size, cs, nullptr,
                                                  accumulate);
                     return;
                 }
-                tile_table<T, Arch>::product(rows, width / L, ys, block, W, size, cs, nullptr, false);
+                tile_table<T, Arch>::product(rows, width / L, ys, turned, W, size, cs, nullptr, false);
                 for (index_t r = 0; r < rows; ++r) {
                     for (index_t j = 0; j < valid; ++j)
                         to[r][j] = accumulate ? to[r][j] + cs[r][j] : cs[r][j];

@@ -3,6 +3,7 @@
 // RMSNorm (arXiv 1910.07467) and LayerNorm (arXiv 1607.06450). The gradients of gain and shift sum over
 // tokens; they are split over columns.
 
+#include <algorithm>
 #include <cmath>
 
 #include <mox/core/view.hpp>
@@ -25,18 +26,61 @@ T sum_row(const T* x, index_t size) {
 
 }  // namespace detail
 
+namespace detail {
+
+// `value` in the first `count` lanes, zero in the others.
+template <class T, class Arch>
+simd::batch<T, Arch> first_lanes(T value, index_t count) {
+    constexpr index_t L = simd::lanes<T, Arch>;
+    if (count == L) return simd::batch<T, Arch>(value);
+    alignas(64) T lanes[static_cast<std::size_t>(L)] = {};
+    std::fill_n(lanes, count, value);
+    return simd::load<T, Arch>(lanes);
+}
+
+// y = gain * x * rho of one row whose sum of squares is known; returns rho.
+template <class T, class Arch>
+T rms_norm_row(const T* x, T squares, const T* gain, T epsilon, index_t size, T* y) {
+    const T rho = T(1) / std::sqrt(squares / static_cast<T>(size) + epsilon);
+    const simd::batch<T, Arch> r(rho);
+    simd::for_each<T, Arch>(size, [&](index_t i, index_t n) {
+        simd::store_upto(y + i,
+                         simd::load_upto<T, Arch>(gain + i, n) * (simd::load_upto<T, Arch>(x + i, n) * r), n);
+    });
+    return rho;
+}
+
+}  // namespace detail
+
 /// y = gain * x * rho, rho = 1 / sqrt(mean(x^2) + epsilon); rho: one value per row, saved for backward.
 template <class T, class Arch = simd::default_arch>
 void rms_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, const T* gain, T epsilon,
               matrix_view<T> y, T* rho) {
     parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) {
+            const T squares = dot_row<T, Arch>(x.row(t), x.row(t), x.cols);
+            rho[t] = detail::rms_norm_row<T, Arch>(x.row(t), squares, gain, epsilon, x.cols, y.row(t));
+        }
+    });
+}
+
+/// sum += x and then y = rms_norm(sum), in one pass over memory: the end of one residual block and the
+/// beginning of the next. The same bits as add_rows and rms_norm one after the other.
+template <class T, class Arch = simd::default_arch>
+void add_rms_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, matrix_view<T> sum,
+                  const T* gain, T epsilon, matrix_view<T> y, T* rho) {
+    parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
+        for (index_t t = begin; t < end; ++t) {
             const T* from = x.row(t);
-            T* to = y.row(t);
-            const T mean = dot_row<T, Arch>(from, from, x.cols) / static_cast<T>(x.cols);
-            const T r = T(1) / std::sqrt(mean + epsilon);
-            rho[t] = r;
-            for (index_t j = 0; j < x.cols; ++j) to[j] = gain[j] * (from[j] * r);
+            T* total = sum.row(t);
+            simd::batch<T, Arch> squares(T(0));
+            simd::for_each<T, Arch>(x.cols, [&](index_t i, index_t n) {
+                const auto v = simd::load_upto<T, Arch>(total + i, n) + simd::load_upto<T, Arch>(from + i, n);
+                simd::store_upto(total + i, v, n);
+                squares = simd::fma(v, v, squares);
+            });
+            rho[t] = detail::rms_norm_row<T, Arch>(total, simd::reduce_add(squares), gain, epsilon, x.cols,
+                                                   y.row(t));
         }
     });
 }
@@ -88,17 +132,28 @@ void layer_norm(executor_ref exec, std::type_identity_t<matrix_view<const T>> x,
                 const T* shift, T epsilon, matrix_view<T> y, T* statistics) {
     parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) {
+            using batch = simd::batch<T, Arch>;
             const T* from = x.row(t);
             T* to = y.row(t);
             const T width = static_cast<T>(x.cols);
             const T mean = detail::sum_row<T, Arch>(from, x.cols) / width;
-            // Two passes: the difference of squares would lose digits when the mean is large.
-            for (index_t j = 0; j < x.cols; ++j) to[j] = from[j] - mean;
-            const T variance = dot_row<T, Arch>(to, to, x.cols) / width;
-            const T r = T(1) / std::sqrt(variance + epsilon);
+            // A pass of its own, in cache: the difference of squares would lose digits when the mean is
+            // large.
+            batch squares(T(0));
+            simd::for_each<T, Arch>(x.cols, [&](index_t i, index_t n) {
+                const batch d = simd::load_upto<T, Arch>(from + i, n) - detail::first_lanes<T, Arch>(mean, n);
+                squares = simd::fma(d, d, squares);
+            });
+            const T r = T(1) / std::sqrt(simd::reduce_add(squares) / width + epsilon);
             statistics[2 * t] = mean;
             statistics[2 * t + 1] = r;
-            for (index_t j = 0; j < x.cols; ++j) to[j] = gain[j] * (to[j] * r) + shift[j];
+            simd::for_each<T, Arch>(x.cols, [&](index_t i, index_t n) {
+                const batch d = (simd::load_upto<T, Arch>(from + i, n) - batch(mean)) * batch(r);
+                simd::store_upto(to + i,
+                                 simd::fma(simd::load_upto<T, Arch>(gain + i, n), d,
+                                           simd::load_upto<T, Arch>(shift + i, n)),
+                                 n);
+            });
         }
     });
 }

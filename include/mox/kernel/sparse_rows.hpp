@@ -171,9 +171,9 @@ void sparse_transposed(executor_ref exec, const sparse_rows<T>& a,
         [&](index_t begin, index_t end) {
             for (index_t t0 = begin; t0 < end; t0 += tokens) {
                 const index_t count = std::min(tokens, end - t0);
-                const auto block = table[static_cast<std::size_t>(divide_up(count, L) - 1)];
+                const auto sums = table[static_cast<std::size_t>(divide_up(count, L) - 1)];
                 for (index_t r0 = 0; r0 < a.rows; r0 += detail::sparse_height)
-                    block(a, r0, std::min(detail::sparse_height, a.rows - r0), x, t0, count, z);
+                    sums(a, r0, std::min(detail::sparse_height, a.rows - r0), x, t0, count, z);
             }
         },
         tokens);
