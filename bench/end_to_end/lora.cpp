@@ -142,7 +142,7 @@ const bench::registration add([](std::vector<bench::group>& groups) {
         {"lora/forward/2_of_8_experts_rank_8",
          full * 64,
          bench::limit::none,
-         {{0, 0, "all_ranks", 0.55}, {0, 2.0, "eigen"}, {0, 2.0, "libtorch"}},
+         {{0, 0, "all_ranks", 0.45}, {0, 2.0, "eigen"}, {0, 2.0, "libtorch"}},
          {infer<mola>("mox"), infer<dense_64>("all_ranks"), {"eigen", bench::run(&eigen_experts::infer)}}});
     groups.push_back({"lora/forward_backward/2_of_8_experts_rank_8",
                       3 * full * 64,
@@ -179,12 +179,12 @@ const bench::registration add([](std::vector<bench::group>& groups) {
     groups.push_back({"lora/forward/smora_8_of_64",
                       full * 64,
                       bench::limit::none,
-                      {{0, 0, "all_ranks", 0.72}},
+                      {{0, 0, "all_ranks", 0.70}},
                       {infer<smora>("mox"), infer<dense_64>("all_ranks")}});
     groups.push_back({"lora/forward/flylora_8_of_32",
                       full * 32,
                       bench::limit::none,
-                      {{0, 0, "all_ranks", 0.55}},
+                      {{0, 0, "all_ranks", 0.35}},
                       {infer<flylora>("mox"), infer<dense_32>("all_ranks")}});
     const double per_pair = 6.0 * d * h + 3 * 2.0 * 8 * (d + h);
     groups.push_back({"lora/forward/mixlora_2_of_8_experts",

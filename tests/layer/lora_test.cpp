@@ -324,3 +324,40 @@ TEST_CASE("dropout: keeps the mean, and drops the share it says", "[layer][dropo
     CHECK(std::vector<double>(to.begin(), to.begin() + 5000) !=
           std::vector<double>(to.begin() + 5000, to.end()));
 }
+
+// From 64 tokens on, a frozen projection that is mostly zero runs as a sparse product: the same numbers as in
+// parts that are too short for it.
+TEMPLATE_TEST_CASE("lora: a sparse projection gives what the dense one gives", "[layer][lora]", float,
+                   double) {
+    using T = TestType;
+    constexpr index_t in = 100, out = 37, part = 50, parts = 3;
+    constexpr adapter_spec r16{.rank = 16, .alpha = 8};
+    using net = lora<linear<in, out>, r16, rank_gate::strongest<4>>;
+    const double bound = std::is_same_v<T, double> ? 1e-12 : 1e-4;
+    params<net, T> w(init::standard, 3);
+    const auto b = normal_numbers<T>(16 * out, 9);
+    w.write("b", b);
+    const auto a = w.read("a");
+    REQUIRE(2 * std::count_if(a.begin(), a.end(), [](T v) { return v != T(0); }) <= 16 * in);
+    const auto x = normal_numbers<T>(in * part * parts, 1), dy = normal_numbers<T>(out * part * parts, 2);
+    tape<net, T> whole;
+    const auto y = run_forward(w, x, batch::equal(1, part * parts), whole);
+    params<net, T> g;
+    const auto dx = run_backward(w, dy, whole, g);
+    std::vector<T> ys, dxs, db(static_cast<std::size_t>(16 * out), T(0));
+    for (index_t p = 0; p < parts; ++p) {
+        const std::vector<T> x_part(x.begin() + p * in * part, x.begin() + (p + 1) * in * part),
+            dy_part(dy.begin() + p * out * part, dy.begin() + (p + 1) * out * part);
+        tape<net, T> tape_part;
+        const auto y_part = run_forward(w, x_part, batch::equal(1, part), tape_part);
+        ys.insert(ys.end(), y_part.begin(), y_part.end());
+        params<net, T> g_part;
+        const auto dx_part = run_backward(w, dy_part, tape_part, g_part);
+        dxs.insert(dxs.end(), dx_part.begin(), dx_part.end());
+        const auto db_part = g_part.read("b");
+        for (std::size_t i = 0; i < db.size(); ++i) db[i] += db_part[i];
+    }
+    CHECK(distance(y, ys) < bound);
+    CHECK(distance(dx, dxs) < bound);
+    CHECK(distance(g.read("b"), db) < 20 * bound);
+}

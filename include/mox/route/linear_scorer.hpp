@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include <mox/kernel/dense.hpp>
+#include <mox/kernel/narrow.hpp>
 #include <mox/route/policy.hpp>
 
 namespace mox::inline MOX_ABI::route {
@@ -16,7 +16,7 @@ struct linear_scorer {
     template <class T>
     static void forward(executor_ref exec, kernel::panel_view<const T> r, matrix_view<const T> x,
                         matrix_view<T> logits) {
-        kernel::dense<T>(exec, r, x, logits);
+        kernel::narrow_dense<T>(exec, r, x, logits);
     }
 
     /// dR (+)= x' dl (unless dr is empty: nobody trains the router), dx += dl R'.
