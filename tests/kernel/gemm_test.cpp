@@ -36,7 +36,7 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
         kernel::product<T, arch>(from(x), begin, end, w.view(), 0, w.view().panels(),
                                  {y.view(), out, nullptr, accumulate});
         kernel::product_transposed<T, arch>(from(dy), out, begin, end, w.view(), in / 3, in,
-                                            {dx.view(), in, nullptr, accumulate});
+                                            {dx.view(), in, nullptr, accumulate}, end - begin);
         for (index_t i = 0; i < rows; ++i) {
             const bool inside = begin <= i && i < end;
             for (index_t n = 0; n < out; ++n) {
@@ -71,9 +71,13 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
     }
     // Tiles as the epilogues see them, each value once.
     std::vector<int> seen(static_cast<std::size_t>(rows * w.padded), 0);
+    std::vector<int> expected_rows(static_cast<std::size_t>(rows), 0);
     constexpr index_t W = kernel::panel_width<T>;
     kernel::product_tiles<T, arch>(
         from(x), begin, end, kernel::panel_view<const T>(w.view()), 0, w.view().panels(),
+        [&](index_t row, index_t count, index_t, index_t) {
+            for (index_t r = 0; r < count; ++r) ++expected_rows[static_cast<std::size_t>(row + r)];
+        },
         [&](index_t row, index_t count, index_t panel, const T* tile, index_t width) {
             for (index_t r = 0; r < count; ++r) {
                 for (index_t j = 0; j < width; ++j) {
@@ -86,8 +90,11 @@ void check_shape(index_t rows, index_t in, index_t out, double bound) {
             }
         });
     CHECK(fits);
+    // Only products long enough to hide the fetching announce their tiles, each row once a panel.
+    const int announced = in >= kernel::detail::steps_worth_asking ? static_cast<int>(w.view().panels()) : 0;
     for (index_t i = 0; i < rows; ++i) {
         const int expected = begin <= i && i < end ? 1 : 0;
+        fits = fits && expected_rows[static_cast<std::size_t>(i)] == expected * announced;
         for (index_t n = 0; n < w.padded; ++n)
             fits = fits && seen[static_cast<std::size_t>(i * w.padded + n)] == expected;
     }
@@ -106,6 +113,31 @@ TEST_CASE("gemm: products of a unit of work against plain loops", "[kernel][gemm
             }
         }
     }
+}
+
+TEST_CASE("gemm: maps of several panels, whose transposed products turn the weights around",
+          "[kernel][gemm]") {
+    for (const index_t rows : {index_t{3}, index_t{16}, index_t{90}}) {
+        check_shape<double>(rows, 131, 50, 1e-12);
+        check_shape<float>(rows, 200, 300, 2e-3);
+        check_shape<float>(rows, 256, 512, 2e-3);
+        check_shape<double>(rows, 192, 530, 1e-12);
+    }
+}
+
+TEST_CASE("gemm: transposed products do not depend on how rows and columns are cut", "[kernel][gemm]") {
+    panel_matrices<float> w(1, 300, 700, 1);
+    guarded_rows<float> dy(40, 700, 2), once(40, 300, 3), pieces = once;
+    kernel::product_transposed<float, arch>(from(dy), 700, 0, 40, w.view(), 0, 300,
+                                            {once.view(), 300, nullptr, false}, 40);
+    for (index_t i = 0; i < 40; i += 3) {
+        for (index_t k = 0; k < 300; k += 64) {
+            kernel::product_transposed<float, arch>(from(dy), 700, i, std::min<index_t>(i + 3, 40), w.view(),
+                                                    k, std::min<index_t>(k + 64, 300),
+                                                    {pieces.view(), 300, nullptr, false}, 40);
+        }
+    }
+    CHECK(once.values == pieces.values);
 }
 
 TEST_CASE("gemm: a transposed product too wide for its local copy", "[kernel][gemm]") {

@@ -87,6 +87,19 @@ struct piece_range {
         : begin(width * i / pieces), end(width * (i + 1) / pieces) {}
 };
 
+namespace detail {
+
+// Panel p of the next group that has slots, or null: what a thread reads after group e.
+template <class T, class Arch>
+const T* next_group_panel(group_view groups, const panel_stack<const T, Arch>& w, index_t e, index_t p) {
+    for (++e; e < groups.count; ++e) {
+        if (groups.begin(e) < groups.end(e)) return w[e].panel(p);
+    }
+    return nullptr;
+}
+
+}  // namespace detail
+
 /// out[slot] (+)= x[slot] W_e for every slot of every group.
 template <class T, class Arch>
 void grouped_product(executor_ref exec, group_view groups, row_source<const T> x,
@@ -94,18 +107,33 @@ void grouped_product(executor_ref exec, group_view groups, row_source<const T> x
     for_each_unit(exec, groups, w.first.panels(),
                   [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
                       const piece_range p(w.first.panels(), piece, pieces);
-                      product<T, Arch>(x, begin, end, w[e], p.begin, p.end, out);
+                      product<T, Arch>(x, begin, end, w[e], p.begin, p.end, out,
+                                       detail::next_group_panel(groups, w, e, p.begin));
                   });
 }
+
+namespace detail {
+
+// Rows of W that one unit of a transposed product takes at least: a panel of results where there are several.
+template <class T, class Arch>
+constexpr index_t transposed_step(const panel_stack<const T, Arch>& w) noexcept {
+    return is_wide(w.first) ? panel_width<T, Arch> : 1;
+}
+
+}  // namespace detail
 
 /// out[slot] (+)= y[slot] W_e' for every slot of every group; y has `cols` valid columns.
 template <class T, class Arch>
 void grouped_transposed(executor_ref exec, group_view groups, row_source<const T> y, index_t cols,
                         panel_stack<const T, Arch> w, row_target<T> out) {
-    for_each_unit(exec, groups, w.first.rows,
+    const index_t step = detail::transposed_step(w);
+    for_each_unit(exec, groups, divide_up(w.first.rows, step),
                   [&](index_t e, index_t begin, index_t end, index_t piece, index_t pieces) {
-                      const piece_range k(w[e].rows, piece, pieces);
-                      product_transposed<T, Arch>(y, cols, begin, end, w[e], k.begin, k.end, out);
+                      const panel_view<const T, Arch> matrix = w[e];
+                      const piece_range k(divide_up(matrix.rows, step), piece, pieces);
+                      product_transposed<T, Arch>(y, cols, begin, end, matrix, k.begin * step,
+                                                  std::min(k.end * step, matrix.rows), out,
+                                                  groups.end(e) - groups.begin(e));
                   });
 }
 
@@ -162,7 +190,8 @@ void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t
             for (index_t t = t0; t < t1; ++t) std::fill(y.row(t) + p0 * W, y.row(t) + end, T(0));
         },
         [&](index_t e, index_t begin, index_t end, index_t p0, index_t p1) {
-            product<T, Arch>(x, begin, end, w[e], p0, p1, {row_source<T>(y, tokens), y.cols, scale, !direct});
+            product<T, Arch>(x, begin, end, w[e], p0, p1, {row_source<T>(y, tokens), y.cols, scale, !direct},
+                             detail::next_group_panel(groups, w, e, p0));
         });
 }
 
@@ -172,15 +201,18 @@ void grouped_transposed_to_tokens(executor_ref exec, group_view groups, const ro
                                   row_source<const T> dy, index_t cols, panel_stack<const T, Arch> w,
                                   matrix_view<T> dx, bool accumulate) {
     const bool direct = !accumulate && groups.count == 1 && groups.slots() == dx.rows;
+    const index_t step = detail::transposed_step(w);
     for_each_owner(
-        exec, groups, tokens, dx.rows, w.first.rows,
-        [&](index_t t0, index_t t1, index_t k0, index_t k1) {
+        exec, groups, tokens, dx.rows, divide_up(w.first.rows, step),
+        [&](index_t t0, index_t t1, index_t c0, index_t c1) {
             if (accumulate || direct) return;
-            for (index_t t = t0; t < t1; ++t) std::fill(dx.row(t) + k0, dx.row(t) + k1, T(0));
+            const index_t k1 = std::min(c1 * step, w.first.rows);
+            for (index_t t = t0; t < t1; ++t) std::fill(dx.row(t) + c0 * step, dx.row(t) + k1, T(0));
         },
-        [&](index_t e, index_t begin, index_t end, index_t k0, index_t k1) {
-            product_transposed<T, Arch>(dy, cols, begin, end, w[e], k0, k1,
-                                        {row_source<T>(dx, tokens), dx.cols, nullptr, !direct});
+        [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
+            product_transposed<T, Arch>(
+                dy, cols, begin, end, w[e], c0 * step, std::min(c1 * step, w.first.rows),
+                {row_source<T>(dx, tokens), dx.cols, nullptr, !direct}, groups.end(e) - groups.begin(e));
         });
 }
 

@@ -25,10 +25,28 @@ inline constexpr index_t product_rows = 6;
 template <class Arch>
 inline constexpr index_t dot_side = simd::registers<Arch> == 32 ? 5 : 3;
 
-// c: one pointer per row, each to `V` registers of results. scale: one factor per row, or null.
-template <class T, class Arch, int R, int V>
-MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index_t k_size, T* const* c,
-                               const T* scale, bool accumulate) {
+namespace detail {
+
+// What a product tile does beside its arithmetic at step k: nothing.
+struct no_prefetch {
+    void operator()(index_t) const noexcept {}
+};
+
+// Asks for one cache line of each of two ranges, so that the next panel arrives while this one is worked on.
+template <class T>
+struct prefetch_two {
+    const T* first;
+    const T* second;
+    void operator()(index_t k) const noexcept {
+        constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+        simd::prefetch(first + k * line);
+        simd::prefetch(second + k * line);
+    }
+};
+
+template <class T, class Arch, int R, int V, class Beside>
+MOX_INLINE void product_body(const T* const* x, const T* b, index_t ldb, index_t k_size, T* const* c,
+                             const T* scale, bool accumulate, Beside beside) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     std::array<const T*, R> row;
@@ -44,6 +62,7 @@ MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) bv[v] = simd::load<T, Arch>(b + v * L);
         b += ldb;
+        beside(k);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             const batch a(row[static_cast<std::size_t>(r)][k]);
@@ -66,6 +85,23 @@ MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index
             }
         }
     }
+}
+
+}  // namespace detail
+
+// c: one pointer per row, each to `V` registers of results. scale: one factor per row, or null.
+template <class T, class Arch, int R, int V>
+MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index_t k_size, T* const* c,
+                               const T* scale, bool accumulate) {
+    detail::product_body<T, Arch, R, V>(x, b, ldb, k_size, c, scale, accumulate, detail::no_prefetch{});
+}
+
+// The same, and asks for the k_size cache lines from `first` and from `second` on.
+template <class T, class Arch, int R, int V>
+MOX_NOINLINE void tile_product_ahead(const T* const* x, const T* b, index_t ldb, index_t k_size, T* const* c,
+                                     const T* scale, bool accumulate, const T* first, const T* second) {
+    detail::product_body<T, Arch, R, V>(x, b, ldb, k_size, c, scale, accumulate,
+                                        detail::prefetch_two<T>{first, second});
 }
 
 // w: the panels, first row of interest k0; y rows must be readable up to w.cols.
@@ -147,6 +183,8 @@ MOX_NOINLINE void tile_outer(const T* const* x, index_t x_offset, const T* const
 template <class T, class Arch>
 struct tile_table {
     using product_fn = void (*)(const T* const*, const T*, index_t, index_t, T* const*, const T*, bool);
+    using ahead_fn = void (*)(const T* const*, const T*, index_t, index_t, T* const*, const T*, bool,
+                              const T*, const T*);
     using transposed_fn = void (*)(const T* const*, panel_view<const T, Arch>, index_t, T* const*, bool);
     using outer_fn = void (*)(const T* const*, index_t, const T* const*, index_t, index_t, T*, index_t, bool);
 
@@ -157,6 +195,11 @@ struct tile_table {
     static void product(index_t r, index_t v, const T* const* x, const T* b, index_t ldb, index_t k,
                         T* const* c, const T* scale, bool accumulate) {
         products[static_cast<std::size_t>((r - 1) * vectors + v - 1)](x, b, ldb, k, c, scale, accumulate);
+    }
+    /// A full-width tile that asks for two ranges of cache lines.
+    static void product_ahead(index_t r, const T* const* x, const T* b, index_t ldb, index_t k, T* const* c,
+                              const T* scale, bool accumulate, const T* first, const T* second) {
+        aheads[static_cast<std::size_t>(r - 1)](x, b, ldb, k, c, scale, accumulate, first, second);
     }
     static void transposed(index_t r, index_t j, const T* const* y, panel_view<const T, Arch> w, index_t k0,
                            T* const* c, bool accumulate) {
@@ -174,6 +217,10 @@ private:
             &tile_product<T, Arch, I / vectors + 1, I % vectors + 1>...};
     }
     template <int... I>
+    static constexpr auto make_aheads(std::integer_sequence<int, I...>) {
+        return std::array<ahead_fn, sizeof...(I)>{&tile_product_ahead<T, Arch, I + 1, vectors>...};
+    }
+    template <int... I>
     static constexpr auto make_dots(std::integer_sequence<int, I...>) {
         return std::array<transposed_fn, sizeof...(I)>{
             &tile_transposed<T, Arch, I / side + 1, I % side + 1>...};
@@ -184,6 +231,7 @@ private:
     }
 
     static constexpr auto products = make_products(std::make_integer_sequence<int, rows * vectors>{});
+    static constexpr auto aheads = make_aheads(std::make_integer_sequence<int, rows>{});
     static constexpr auto dots = make_dots(std::make_integer_sequence<int, side * side>{});
     static constexpr auto outers = make_outers(std::make_integer_sequence<int, rows * vectors>{});
 };

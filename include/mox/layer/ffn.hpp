@@ -109,6 +109,14 @@ struct two_matrix_ffn {
                 const kernel::piece_range p(first.first.panels(), piece, pieces);
                 kernel::product_tiles<T, arch>(
                     source, begin, end, first[e], p.begin, p.end,
+                    [&](index_t slot, index_t count, index_t panel, index_t width) {
+                        constexpr index_t size = static_cast<index_t>(sizeof(T));
+                        constexpr index_t parts = Gated ? 2 : 1;
+                        for (index_t r = slot; r < slot + count; ++r) {
+                            simd::prefetch_to_write(h.row(r) + panel * (W / parts), width / parts * size);
+                            if (pre.data) simd::prefetch_to_write(pre.row(r) + panel * W, width * size);
+                        }
+                    },
                     [&](index_t slot, index_t count, index_t panel, T* tile, index_t width) {
                         for (index_t r = 0; r < count; ++r, tile += W) {
                             if constexpr (biased) {
@@ -125,7 +133,8 @@ struct two_matrix_ffn {
                                                                      h.row(slot + r) + panel * W);
                             }
                         }
-                    });
+                    },
+                    kernel::detail::next_group_panel(rows.groups, first, e, p.begin));
             });
         kernel::grouped_product_to_tokens<T>(ctx.exec, rows.groups, rows.token,
                                              kernel::row_source<const T>(h), rows.gate, second_map(w[1]), y,

@@ -22,6 +22,27 @@ MOX_INLINE void store(T* p, const batch<T, Arch>& v) noexcept {
     v.store_unaligned(p);
 }
 
+/// Asks for the cache line of p, to be read from the second cache level soon. Any address is allowed. Into
+/// the first level, a panel in advance would push out the rows in use (measured: 0.62 instead of 0.85 of the
+/// peak).
+MOX_INLINE void prefetch(const void* p) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    (void)p;
+#endif
+}
+
+/// Asks for the cache lines of [p, p + bytes), to be written soon.
+MOX_INLINE void prefetch_to_write(const void* p, index_t bytes) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+    for (index_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 1, 3);
+#else
+    (void)p;
+    (void)bytes;
+#endif
+}
+
 /// The first `count` values (fewer than a register), zeros behind them. Never reads past the end.
 template <class T, class Arch = default_arch>
 MOX_INLINE batch<T, Arch> load_first(const T* p, index_t count) noexcept {
