@@ -10,6 +10,7 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/moxConfig.cmake.in
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/moxConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/moxConfig.cmake ${PROJECT_BINARY_DIR}/moxConfigVersion.cmake
+              cmake/mox_multiarch.cmake cmake/mox_isolate.cmake
         DESTINATION ${mox_package_dir})
 configure_file(${PROJECT_SOURCE_DIR}/cmake/mox.pc.in ${PROJECT_BINARY_DIR}/mox.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/mox.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)

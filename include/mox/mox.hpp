@@ -47,6 +47,7 @@
 #include <mox/route/hard_inference.hpp>
 #include <mox/route/masked_top_k.hpp>
 #include <mox/route/sequence_max_linear.hpp>
+#include <mox/simd/resolve.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/block_schedule.hpp>
 #include <mox/train/clip.hpp>

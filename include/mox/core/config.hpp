@@ -15,7 +15,15 @@
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define MOX_ARCH_WORD avx512_bf16_vnni
+#elif defined(__AVX512BF16__)
+#define MOX_ARCH_WORD avx512_bf16
+#elif defined(__AVX512VNNI__)
+#define MOX_ARCH_WORD avx512_vnni
+#else
 #define MOX_ARCH_WORD avx512
+#endif
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MOX_ARCH_WORD avx2
 #elif defined(__ARM_NEON) && defined(__aarch64__)
