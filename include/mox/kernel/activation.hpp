@@ -32,8 +32,9 @@ struct lane_traits<xsimd::batch<T, A>> {
     using scalar = T;
     using V = xsimd::batch<T, A>;
     static V exp(const V& x) { return xsimd::exp(x); }
-    // exp(-x) for sums 1 + exp(-x), which it does not change below 2^-24. Float: held at 2^127, so that no sum
-    // is infinite (measured: half the time of the general exponential, 15 % of a narrow expert's epilogue).
+    // exp(-x) for sums 1 + exp(-x), which it does not change below 2^-24. Float: held at 2^127, so that no
+    // sum is infinite (measured: half the time of the general exponential, 15 % of a narrow expert's
+    // epilogue).
     static V exp_of_negated(const V& x) {
         if constexpr (std::is_same_v<T, float>) {
             return simd::weight(simd::min(V(127.0f), x * V(-simd::weight_unit<float>)));
