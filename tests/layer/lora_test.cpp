@@ -22,6 +22,7 @@ using mox_test::run_infer;
 namespace {
 
 using base = linear<7, 9>;
+constexpr adapter_spec sparse16{.rank = 16, .alpha = 8};
 constexpr adapter_spec rank6{.rank = 6, .alpha = 9}, kept3{.rank = 4, .alpha = 3, .kept_ranks = 3},
     dropping{.rank = 5, .alpha = 8, .dropout = 0.25};
 using plain = lora<base, rank6>;
@@ -331,8 +332,7 @@ TEMPLATE_TEST_CASE("lora: a sparse projection gives what the dense one gives", "
                    double) {
     using T = TestType;
     constexpr index_t in = 100, out = 37, part = 50, parts = 3;
-    constexpr adapter_spec r16{.rank = 16, .alpha = 8};
-    using net = lora<linear<in, out>, r16, rank_gate::strongest<4>>;
+    using net = lora<linear<in, out>, sparse16, rank_gate::strongest<4>>;
     const double bound = std::is_same_v<T, double> ? 1e-12 : 1e-4;
     params<net, T> w(init::standard, 3);
     const auto b = normal_numbers<T>(16 * out, 9);
