@@ -1,7 +1,7 @@
-# Reads `objdump -d -C --no-show-raw-insn` and looks at the loops of the register tiles: the innermost loops with many
-# fused multiply-adds. Accumulators that lie on the stack there cost half the speed. Fails when there is more than one
-# access for twelve multiply-adds (GCC 12 keeps 30 of the 31 registers of a tile of 5 x 5 dot products), or when fewer
-# tiles than `tiles` have such a loop.
+# Reads `objdump -d -C --no-show-raw-insn`, that of binutils or of LLVM, and looks at the loops of the register tiles:
+# the innermost loops with many fused multiply-adds. Accumulators that lie on the stack there cost half the speed. Fails
+# when there is more than one access for twelve multiply-adds (GCC 12 keeps 30 of the 31 registers of a tile of 5 x 5
+# dot products), or when fewer tiles than `tiles` have such a loop.
 
 function fused_in(from, to,   j, n) {
     n = 0
@@ -12,7 +12,7 @@ function fused_in(from, to,   j, n) {
 # The first line of the loop that line i closes, or 0.
 function loop_start(i) { return (i in jump) && (jump[i] in line) && line[jump[i]] < i ? line[jump[i]] : 0 }
 
-function look(   i, j, start, fused, spilled, inner, found) {
+function look(   i, j, start, fused, spilled, inner, found, verdict) {
     if (name == "") return
     for (i = 1; i <= count; ++i) {
         start = loop_start(i)
@@ -27,8 +27,10 @@ function look(   i, j, start, fused, spilled, inner, found) {
         spilled = 0
         for (j = start; j <= i; ++j) if (text[j] ~ /%[xyz]mm/ && text[j] ~ /\(%rsp/) ++spilled
         found = 1
-        printf "%s: loop of %d fused multiply-adds, %d accesses to the stack\n", name, fused, spilled
-        if (spilled * 12 > fused) bad = 1
+        verdict = ""
+        if (spilled * 12 > fused) verdict = ": too many"
+        printf "%s: loop of %d fused multiply-adds, %d accesses to the stack%s\n", name, fused, spilled, verdict
+        if (verdict != "") bad = 1
     }
     if (found) ++seen
 }
@@ -50,7 +52,11 @@ name != "" && /^ +[0-9a-f]+:/ {
     sub(":", "", address)
     line[address] = count
     text[count] = $0
-    if ($2 ~ /^j/) jump[count] = $3
+    if ($2 ~ /^j/) {
+        target = $3
+        sub(/^0x/, "", target)
+        jump[count] = target
+    }
 }
 
 END {
