@@ -46,25 +46,48 @@ MOX_INLINE bool is_zero(T value) noexcept {
     return (bits << 1) == 0;
 }
 
-// 64 columns of 64 tokens are 16 KB of f32: with the sums of 32 rows they stay in the first cache level.
-// Measured at 32 rows, a quarter of 1024 columns: 32, 64, 128, 256, all: 106, 99, 98, 108, 158 us.
+// 64 columns of 64 tokens are 16 KB of f32. Measured with 32 rows, a quarter of 1024 columns, 512 tokens: 32,
+// 64, 128: 148, 151, 160 us.
 inline constexpr index_t sparse_columns = 64;
 
-// Registers of tokens that meet a value together: the value is spread once for all of them. Measured 2, 4,
-// 6, 8: 112, 99, 110, 100 us.
+// Registers of tokens that meet a value together: the value is spread once for all of them. Measured 2, 3, 4:
+// 172, 161, 151 us.
 inline constexpr int sparse_vectors = 4;
 
 // Rows of the matrix that are summed together, so that the sums fit the stack.
 inline constexpr index_t sparse_height = 64;
 
+// A block of x that will be turned round, whole registers of tokens and of columns only.
+template <class T, class Arch>
+struct turned_block {
+    static constexpr index_t across = sparse_columns / simd::lanes<T, Arch>;
+
+    const T* from = nullptr;  ///< null: nothing to turn
+    index_t stride = 0;
+    T* to = nullptr;
+
+    // Square i of V * across.
+    MOX_INLINE void turn(index_t i) const noexcept {
+        constexpr index_t L = simd::lanes<T, Arch>;
+        const index_t v = i / across, column = i % across * L;
+        simd::transpose_square<T, Arch>(from + v * L * stride + column, stride,
+                                        to + (v * sparse_columns + column) * L, L);
+    }
+};
+
 // sums[r][V registers] += values of row r times the columns they meet; register v of column c lies at
-// c * lanes + v * sparse_columns * lanes.
+// c * lanes + v * sparse_columns * lanes. Between the rows the next block is turned round: the sums wait for
+// loads, the turning for shuffles, and the core does both at a time (measured: 151 us for both, 178 one after
+// the other).
 template <class T, class Arch, int V>
 MOX_NOINLINE void add_sparse(const sparse_value<T>* values, const row_t* starts, index_t rows,
-                             const T* columns, T* sums) {
+                             const T* columns, T* sums, turned_block<T, Arch> next) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
+    constexpr index_t squares = V * turned_block<T, Arch>::across;
+    index_t turned = next.from ? 0 : squares;
     for (index_t r = 0; r < rows; ++r, sums += V * L) {
+        for (; turned * rows < (r + 1) * squares && turned < squares; ++turned) next.turn(turned);
         batch acc[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[v] = simd::load<T, Arch>(sums + v * L);
@@ -81,29 +104,44 @@ MOX_NOINLINE void add_sparse(const sparse_value<T>* values, const row_t* starts,
     }
 }
 
+// columns = `size` columns of x from c0 on, for `count` tokens in V registers; lanes without a token are
+// zero.
+template <class T, class Arch, int V>
+void turn_block(matrix_view<const T> x, index_t t0, index_t count, index_t c0, index_t size, T* columns) {
+    constexpr index_t L = simd::lanes<T, Arch>;
+    for (index_t v = 0; v < V; ++v, columns += sparse_columns * L) {
+        const index_t here = std::min(L, count - v * L);
+        if (here == L) {
+            simd::transpose_lanes<T, Arch>(x.row(t0 + v * L) + c0, x.stride, size, columns);
+            continue;
+        }
+        std::fill_n(columns, size * L, T(0));
+        for (index_t i = 0; i < here; ++i) {
+            for (index_t c = 0; c < size; ++c) columns[c * L + i] = x(t0 + v * L + i, c0 + c);
+        }
+    }
+}
+
 // z[t0 + i][r0 ...] = row i of x times the rows [r0, r0 + rows), for `count` tokens in V registers.
 template <class T, class Arch, int V>
 void sparse_block(const sparse_rows<T>& a, index_t r0, index_t rows, matrix_view<const T> x, index_t t0,
                   index_t count, matrix_view<T> z) {
     constexpr index_t L = simd::lanes<T, Arch>;
-    alignas(64) T columns[static_cast<std::size_t>(sparse_columns * V * L)];
+    constexpr index_t block = sparse_columns * V * L;
+    alignas(64) T both[static_cast<std::size_t>(2 * block)];
     alignas(64) T sums[static_cast<std::size_t>(sparse_height * V * L)];
     std::fill_n(sums, rows * V * L, T(0));
-    for (index_t c0 = 0; c0 < a.cols; c0 += sparse_columns) {
-        const index_t size = std::min(sparse_columns, a.cols - c0);
-        for (index_t v = 0; v < V; ++v) {
-            T* to = columns + v * sparse_columns * L;
-            const index_t here = std::min(L, count - v * L);
-            if (here == L) {
-                simd::transpose_lanes<T, Arch>(x.row(t0 + v * L) + c0, x.stride, size, to);
-                continue;
-            }
-            std::fill_n(to, size * L, T(0));
-            for (index_t i = 0; i < here; ++i) {
-                for (index_t c = 0; c < size; ++c) to[c * L + i] = x(t0 + v * L + i, c0 + c);
-            }
-        }
-        add_sparse<T, Arch, V>(a.values, a.starts + c0 / sparse_columns * a.rows + r0, rows, columns, sums);
+    T *columns = both, *ahead = both + block;
+    for (index_t c0 = 0, size = 0; c0 < a.cols; c0 += size) {
+        size = std::min(sparse_columns, a.cols - c0);
+        const bool turned = c0 > 0 && count == V * L && size == sparse_columns;
+        if (!turned) turn_block<T, Arch, V>(x, t0, count, c0, size, columns);
+        turned_block<T, Arch> next{};
+        if (count == V * L && c0 + 2 * sparse_columns <= a.cols)
+            next = {x.row(t0) + c0 + sparse_columns, x.stride, ahead};
+        add_sparse<T, Arch, V>(a.values, a.starts + c0 / sparse_columns * a.rows + r0, rows, columns, sums,
+                               next);
+        if (next.from) std::swap(columns, ahead);
     }
     for (index_t i = 0; i < count;) {
         index_t r = 0;
