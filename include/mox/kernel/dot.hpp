@@ -10,14 +10,27 @@
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// sum x[i] * y[i].
+/// sum x[i] * y[i], in four sums that do not wait for each other.
 template <class T, class Arch = simd::default_arch>
 T dot_row(const T* x, const T* y, index_t size) {
-    simd::batch<T, Arch> sum(T(0));
-    simd::for_each<T, Arch>(size, [&](index_t i, index_t n) {
-        sum = simd::fma(simd::load_upto<T, Arch>(x + i, n), simd::load_upto<T, Arch>(y + i, n), sum);
+    using batch = simd::batch<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
+    constexpr index_t sums = 4;
+    batch sum[sums];
+    for (batch& s : sum) s = batch(T(0));
+    index_t i = 0;
+    for (; i + sums * L <= size; i += sums * L) {
+#pragma GCC unroll 4
+        for (index_t s = 0; s < sums; ++s) {
+            const index_t j = i + s * L;
+            sum[s] = simd::fma(simd::load<T, Arch>(x + j), simd::load<T, Arch>(y + j), sum[s]);
+        }
+    }
+    simd::for_each<T, Arch>(size - i, [&](index_t j, index_t n) {
+        sum[0] = simd::fma(simd::load_upto<T, Arch>(x + i + j, n), simd::load_upto<T, Arch>(y + i + j, n),
+                           sum[0]);
     });
-    return simd::reduce_add(sum);
+    return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 /// out[t] = x_t . w for every row.
