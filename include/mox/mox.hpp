@@ -36,6 +36,7 @@
 #include <mox/layer/packed_ffn.hpp>
 #include <mox/layer/positions.hpp>
 #include <mox/layer/prelu.hpp>
+#include <mox/layer/sequence_gate.hpp>
 #include <mox/model/describe.hpp>
 #include <mox/model/params.hpp>
 #include <mox/model/run.hpp>
@@ -44,9 +45,14 @@
 #include <mox/model/trainable_mask.hpp>
 #include <mox/model/transfer.hpp>
 #include <mox/route/by_label.hpp>
+#include <mox/route/expert_allocation.hpp>
 #include <mox/route/hard_inference.hpp>
+#include <mox/route/jitter.hpp>
 #include <mox/route/masked_top_k.hpp>
+#include <mox/route/mlp_scorer.hpp>
 #include <mox/route/sequence_max_linear.hpp>
+#include <mox/route/shared_decision.hpp>
+#include <mox/route/top_p.hpp>
 #include <mox/simd/resolve.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/block_schedule.hpp>

@@ -48,6 +48,8 @@ TEST_CASE("lora_experts: gradients of every routing", "[layer][lora]") {
     gradients<bank<4, route::top_k<1>, gate::softmax, balance::counts<>>>(rows);
     gradients<bank<4, route::top_k<3>, balance::specialisation<2>>>(rows);
     gradients<broadcast>(rows);
+    using third = entropy::renyi<>;
+    gradients<bank<6, route::entropy_broadcast<third>, gate::softmax, balance::mean_entropy<third>>>(rows);
     gradients<bank<3, route::by_label, gate::one>>(rows, {"router"});
     gradients<lora_experts<base, 4, dropping, route::top_k<2>>>(rows);
     gradients<lora_experts<base, 4, dropping, route::all, gate::softmax>>(rows);
@@ -205,4 +207,30 @@ TEST_CASE("lora_experts: float, threads, and no token", "[layer][lora]") {
     CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
     CHECK(mox_test::nothing_from_no_token<broadcast>());
     CHECK(mox_test::nothing_from_no_token<mola>());
+}
+
+TEST_CASE("lora_experts: lora-mixer mixes all in training and the best three in inference", "[layer][lora]") {
+    using mixer = bank<5, route::soft_training<3>, gate::softmax>;
+    using divided = bank<5, route::soft_training<3>, gate::renormalised>;
+    const auto x = normal_numbers<double>(5 * 7, 2);
+    const auto rows = batch::equal(1, 5);
+    const auto check = [&](auto layer, auto training, auto inference) {
+        using L = typename decltype(layer)::type;
+        using A = typename decltype(training)::type;
+        using B = typename decltype(inference)::type;
+        const auto w = random_params<L, double>(3);
+        tape<L, double> t;
+        tape<A, double> ta;
+        tape<B, double> tb;
+        CHECK(distance(run_forward(w, x, rows, t), run_forward(random_params<A, double>(3), x, rows, ta)) <
+              1e-13);
+        CHECK(distance(mox_test::run_infer(w, x, rows, t),
+                       mox_test::run_infer(random_params<B, double>(3), x, rows, tb)) < 1e-13);
+    };
+    const auto of = [](auto* p) { return std::type_identity<std::remove_pointer_t<decltype(p)>>{}; };
+    using soft_all = bank<5, route::all, gate::softmax>;
+    check(of(static_cast<mixer*>(nullptr)), of(static_cast<soft_all*>(nullptr)),
+          of(static_cast<bank<5, route::top_k<3>, gate::softmax>*>(nullptr)));
+    check(of(static_cast<divided*>(nullptr)), of(static_cast<soft_all*>(nullptr)),
+          of(static_cast<bank<5, route::top_k<3>>*>(nullptr)));
 }

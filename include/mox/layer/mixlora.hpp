@@ -100,8 +100,11 @@ struct mixlora {
     static constexpr index_t out = D;
     static constexpr index_t rank = Spec.adapter.rank;
     static constexpr bool chooses_update = true;  ///< mox::merge refuses
-    static constexpr bool draws = Spec.adapter.dropout > 0;
     using routing = router<D, E, Policies...>;
+    static constexpr bool draws = Spec.adapter.dropout > 0 || routing::draws;
+    static constexpr bool drops = Spec.adapter.dropout > 0;
+    using reads = typename routing::reads;
+    using teaches = reads;
     using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
     static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};
 
@@ -109,28 +112,18 @@ struct mixlora {
                                            static_cast<std::size_t>(Spec.up) +
                                            static_cast<std::size_t>(Spec.down);
     static_assert(updates > 0, "mox::mixlora: at least one map must have an update");
-    // Own tensors: the router, then two factors per update.
-    static constexpr index_t gate_at = 1, up_at = gate_at + (Spec.gate ? 2 : 0),
+    // Own tensors: the router's, then two factors per update.
+    static constexpr index_t gate_at = routing::tensor_count, up_at = gate_at + (Spec.gate ? 2 : 0),
                              down_at = up_at + (Spec.up ? 2 : 0);
 
     static constexpr auto parameters = [] {
-        std::array<parameter, 1 + 2 * updates> all{};
-        all[0] = routing::tensor;
-        std::size_t at = 1;
+        std::array<parameter, routing::tensors.size() + 2 * updates> all{};
+        std::size_t at = 0;
+        for (const parameter& p : routing::tensors) all[at++] = p;
         const auto add = [&](bool wanted, std::string_view a, std::string_view b, index_t from, index_t to) {
             if (!wanted) return;
-            all[at++] = {.name = a,
-                         .form = storage::panels,
-                         .rows = E * rank,
-                         .cols = from,
-                         .init = fill::uniform_cols,
-                         .decays = false};
-            all[at++] = {.name = b,
-                         .form = storage::panels,
-                         .rows = E * rank,
-                         .cols = to,
-                         .init = fill::zeros,
-                         .decays = false};
+            all[at++] = Spec.adapter.down(a, E, from);
+            all[at++] = Spec.adapter.up(b, E, to);
         };
         add(Spec.gate, "gate_a", "gate_b", D, H);
         add(Spec.up, "up_a", "up_b", D, H);
@@ -144,7 +137,7 @@ struct mixlora {
     }
     /// Share of each own tensor that one token touches.
     static constexpr double active_share(index_t tensor) {
-        return tensor == 0 ? 1.0 : routing::mean_experts / E;
+        return tensor < routing::tensor_count ? 1.0 : routing::mean_experts / E;
     }
 
     template <class T>
@@ -163,11 +156,11 @@ struct mixlora {
                         matrix_view<T> y) {
         const index_t n = x.rows;
         record<T> r{};
-        r.route = routing::template forward<T>(ctx, w.template panels<0>(), x, type_id<mixlora>());
+        r.route = routing::template forward<T>(ctx, w.tensors(), x, type_id<mixlora>());
         r.x = x;
         const route::plan<T>& plan = r.route.plan;
         const kernel::group_view groups = plan.groups();
-        if constexpr (draws) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
+        if constexpr (drops) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
         const matrix_view<T> pre = ctx.activation(n, 2 * H);
         frozen<linear<D, 2 * H>>::template forward<T>(ctx, w.template child<0>(), x, pre);
 
@@ -285,8 +278,7 @@ struct mixlora {
         };
         if constexpr (Spec.gate) into_map(gate_at, r.xg, r.zg, r.a);
         if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, r.c);
-        routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r.route, dgate,
-                                      dx);
+        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r.route, dgate, dx);
     }
 
 private:
@@ -303,7 +295,7 @@ private:
     template <class T>
     static matrix_view<const T> dropped(context<T>& ctx, const dropout_draw& drop, index_t at,
                                         matrix_view<const T> from) {
-        if (!draws || !drop.active()) return from;
+        if (!drops || !drop.active()) return from;
         const matrix_view<T> rest = ctx.activation(from.rows, from.cols);
         of_map(drop, at).template apply<T>(ctx.exec, from, rest, false);
         return rest;
@@ -312,7 +304,7 @@ private:
     // to += what `add` adds to zeros, passed through the dropout of a map.
     template <class T, class Add>
     static void through(context<T>& ctx, const dropout_draw& drop, index_t at, matrix_view<T> to, Add&& add) {
-        if (!draws || !drop.active()) return add(to);
+        if (!drops || !drop.active()) return add(to);
         const arena_scope scope(*ctx.scratch);
         const matrix_view<T> part = ctx.temporary(to.rows, to.cols);
         for (index_t t = 0; t < to.rows; ++t) std::fill_n(part.row(t), to.cols, T(0));

@@ -15,6 +15,28 @@
 
 namespace mox::inline MOX_ABI {
 
+namespace detail {
+
+template <class Scorer>
+auto signals_of_scorer() {
+    if constexpr (requires { typename Scorer::reads; }) {
+        return typename Scorer::reads{};
+    } else {
+        return leaves<>{};
+    }
+}
+
+template <class Scorer, class T>
+auto record_of_scorer() {
+    if constexpr (requires { typename Scorer::template record<T>; }) {
+        return typename Scorer::template record<T>{};
+    } else {
+        return std::byte{};
+    }
+}
+
+}  // namespace detail
+
 /// Routes rows of width `In` to `Experts` experts. Policies in any order: one selector (route::top_k<k>); and
 /// optionally a scorer (default route::linear_scorer), a gate (default gate::renormalised), null_experts<M>,
 /// a capacity (default capacity::dropless), any number of balance losses.
@@ -49,43 +71,73 @@ struct router {
         selector::template select<float>(exec, view, chosen);
     };
 
-    /// Scorers read rows one by one, or whole sequences.
+    /// Scorers are linear in rows one by one, linear in whole sequences, or anything with tensors of its own.
     static constexpr bool scores_sequences = requires { scorer::per_sequence; };
+    static constexpr bool scores_freely = requires { scorer::template parameters<In, outputs>; };
 
-    /// The scorer's tensor.
-    static constexpr parameter tensor{
-        .name = scorer::name, .form = storage::panels, .rows = In, .cols = outputs, .init = fill::small};
+    /// The scorer's tensors.
+    static constexpr auto tensors = [] {
+        if constexpr (scores_freely) {
+            return scorer::template parameters<In, outputs>;
+        } else {
+            parameter linear{.name = scorer::name,
+                             .form = storage::panels,
+                             .rows = In,
+                             .cols = outputs,
+                             .init = fill::small};
+            if constexpr (requires { scorer::init; }) linear.init = scorer::init;
+            return std::array{linear};
+        }
+    }();
+    static constexpr index_t tensor_count = static_cast<index_t>(tensors.size());
+    static constexpr bool draws = requires { scorer::draws; };
+    using reads = decltype(detail::signals_of_scorer<scorer>());
 
-    static constexpr double flops = 2.0 * In * outputs;
+    static constexpr double flops = [] {
+        if constexpr (requires { scorer::template flops<In, outputs>; }) {
+            return scorer::template flops<In, outputs>;
+        } else {
+            return 2.0 * In * outputs;
+        }
+    }();
     /// Mean true experts per token when the router is balanced.
     static constexpr double mean_experts = static_cast<double>(slots) * experts / outputs;
+
+    template <class T>
+    using scorer_record = decltype(detail::record_of_scorer<scorer, T>());
 
     template <class T>
     struct record {
         matrix_view<const T> x;
         route::router_view<T> view;
         route::plan<T> plan;
-        const row_t* best = nullptr;  ///< of scorers that read whole sequences: where each logit comes from
+        const row_t* best = nullptr;  ///< of linear maxima over sequences: where each logit comes from
+        scorer_record<T> scored = {};
         bool auxiliary = false;
     };
 
     /// `layer`: whose statistics these are.
     template <class T>
-    static record<T> forward(context<T>& ctx, kernel::panel_view<const T> w, matrix_view<const T> x,
+    static record<T> forward(context<T>& ctx, tensor_list<const T> w, matrix_view<const T> x,
                              const void* layer) {
         const index_t n = x.rows;
         const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
 
-        record<T> r{x, {}, {}, nullptr, auxiliary};
+        record<T> r{x, {}, {}, nullptr, {}, auxiliary};
         const matrix_view<T> logits = ctx.activation(n, outputs);
         if constexpr (scores_sequences) {
             check::that(!ctx.decoding(), "mox::decode",
                         "this router scores whole sequences, a stream never holds one; use mox::infer");
+        }
+        if constexpr (scores_freely) {
+            r.scored = scorer::template forward<In, outputs, T>(ctx, w, x, logits);
+        } else if constexpr (scores_sequences) {
             row_t* best = ctx.saved->template take<row_t>(ctx.rows.sequences * outputs);
-            scorer::template forward<T>(ctx.exec, w, x, ctx.rows.offsets, ctx.rows.sequences, logits, best);
+            scorer::template forward<T>(ctx.exec, panels(w[0]), x, ctx.rows.offsets, ctx.rows.sequences,
+                                        logits, best);
             r.best = best;
         } else {
-            scorer::template forward<T>(ctx.exec, w, x, logits);
+            scorer::template forward<T>(ctx.exec, panels(w[0]), x, logits);
         }
         r.view.logits = logits;
         if (gate_type::needs_probability || selects_by_probability || auxiliary) {
@@ -152,8 +204,8 @@ struct router {
 
     /// slot_gradient: dL/d(gate) per slot of the plan. Adds to dx when the input's gradient is wanted.
     template <class T>
-    static void backward(context<T>& ctx, kernel::panel_view<const T> w, kernel::panel_view<T> g,
-                         const record<T>& r, const T* slot_gradient, matrix_view<T> dx) {
+    static void backward(context<T>& ctx, tensor_list<const T> w, tensor_list<T> g, const record<T>& r,
+                         const T* slot_gradient, matrix_view<T> dx) {
         const index_t n = r.x.rows;
         const arena_scope scope(*ctx.scratch);
         // Gate gradients go home to (token, choice); choices without a slot have none.
@@ -182,13 +234,22 @@ struct router {
         if (probability) {
             kernel::softmax_backward_rows<T>(ctx.exec, r.view.probability, dprob, dlogits, true);
         }
-        if constexpr (scores_sequences) {
-            scorer::template backward<T>(ctx.exec, w, g, r.x, r.view.sequence_offsets, r.view.sequences,
-                                         r.best, dlogits, dx, ctx.accumulate, ctx.input_gradient);
-        } else {
-            scorer::template backward<T>(ctx.exec, w, g, r.x, dlogits, dx, ctx.accumulate,
+        if constexpr (scores_freely) {
+            scorer::template backward<In, outputs, T>(ctx, w, g, r.x, r.scored, dlogits, dx);
+        } else if constexpr (scores_sequences) {
+            scorer::template backward<T>(ctx.exec, panels(w[0]), panels(g[0]), r.x, r.view.sequence_offsets,
+                                         r.view.sequences, r.best, dlogits, dx, ctx.accumulate,
                                          ctx.input_gradient);
+        } else {
+            scorer::template backward<T>(ctx.exec, panels(w[0]), panels(g[0]), r.x, dlogits, dx,
+                                         ctx.accumulate, ctx.input_gradient);
         }
+    }
+
+private:
+    template <class T>
+    static constexpr kernel::panel_view<T> panels(T* p) {
+        return {p, In, kernel::panel_layout<std::remove_const_t<T>>::padded(outputs)};
     }
 };
 
