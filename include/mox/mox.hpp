@@ -22,6 +22,7 @@
 #include <mox/layer/adapted_ffn.hpp>
 #include <mox/layer/attention.hpp>
 #include <mox/layer/depth.hpp>
+#include <mox/layer/dora.hpp>
 #include <mox/layer/embedding.hpp>
 #include <mox/layer/ffn.hpp>
 #include <mox/layer/frozen.hpp>
@@ -69,6 +70,7 @@
 #include <mox/transform/adapter_merging.hpp>
 #include <mox/transform/adapter_pool.hpp>
 #include <mox/transform/compeft.hpp>
+#include <mox/transform/dora.hpp>
 #include <mox/transform/expert_merging.hpp>
 #include <mox/transform/merge.hpp>
 #include <mox/transform/quantize.hpp>
