@@ -35,6 +35,7 @@
 #include <mox/layer/norm.hpp>
 #include <mox/layer/packed.hpp>
 #include <mox/layer/packed_ffn.hpp>
+#include <mox/layer/pooled_load.hpp>
 #include <mox/layer/positions.hpp>
 #include <mox/layer/prelu.hpp>
 #include <mox/layer/sequence_gate.hpp>
@@ -69,6 +70,7 @@
 #include <mox/train/selection_bias.hpp>
 #include <mox/transform/adapter_merging.hpp>
 #include <mox/transform/adapter_pool.hpp>
+#include <mox/transform/append_task.hpp>
 #include <mox/transform/compeft.hpp>
 #include <mox/transform/dora.hpp>
 #include <mox/transform/expert_merging.hpp>

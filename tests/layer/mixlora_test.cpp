@@ -126,6 +126,54 @@ TEST_CASE("mixlora: one expert is the network with an adapter on each map", "[la
     CHECK(distance(run_forward(w, x, rows, t), run_forward(z, x, rows, u)) < 1e-13);
 }
 
+TEST_CASE("mixlora: identical updates make the routing irrelevant", "[layer][lora]") {
+    constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
+    using net = mixlora<7, 5, activation::silu, 4, spec, route::top_k<2>>;
+    auto w = random_params<net, double>(3);
+    for (const std::string name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
+        auto v = w.read(name);
+        for (std::size_t i = v.size() / 4; i < v.size(); ++i) v[i] = v[i - v.size() / 4];
+        w.write(name, v);
+    }
+    const auto x = normal_numbers<double>(5 * 7, 1);
+    tape<net, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    w.write("router", normal_numbers<double>(28, 9));
+    CHECK(distance(run_forward(w, x, batch::equal(1, 5), t), y) < 1e-12);
+}
+
+TEST_CASE("mixlora: llava-mole's one choice for all three maps", "[layer][lora]") {
+    // Unweighted top-1, taught by its balance loss; with gate::softmax by the task too.
+    constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
+    using hard = mixlora<7, 5, activation::silu, 4, spec, route::top_k<1>, gate::one, balance::counts<>>;
+    using weighted = mixlora<7, 5, activation::silu, 4, spec, route::top_k<1>, gate::softmax>;
+    CHECK(gradcheck<hard>({}, batch::ragged({3, 0, 5})).passed);
+    CHECK(gradcheck<weighted>({}, batch::ragged({3, 0, 5})).passed);
+    const auto w = random_params<hard, double>(3);
+    const auto x = normal_numbers<double>(5 * 7, 1);
+    tape<hard, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    // Each token alone through the network of its expert.
+    using one = mixlora<7, 5, activation::silu, 1, spec, route::top_k<1>>;
+    for (std::size_t token = 0; token < 5; ++token) {
+        const auto e = static_cast<std::size_t>(t.routing()[0].chosen[token]);
+        auto v = random_params<one, double>(3);
+        for (const std::string name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
+            const auto all = w.read(name);
+            const auto first = all.begin() + static_cast<std::ptrdiff_t>(e * all.size() / 4);
+            v.write(name, std::vector<double>(first, first + static_cast<std::ptrdiff_t>(all.size() / 4)));
+        }
+        for (const std::string name : {"gate_up.0.weight", "down.0.weight"}) v.write(name, w.read(name));
+        tape<one, double> u;
+        const std::vector<double> row(x.begin() + static_cast<std::ptrdiff_t>(7 * token),
+                                      x.begin() + static_cast<std::ptrdiff_t>(7 * token + 7));
+        const auto alone = run_forward(v, row, batch::equal(1, 1), u);
+        CHECK(distance(alone, std::vector<double>(y.begin() + static_cast<std::ptrdiff_t>(7 * token),
+                                                  y.begin() + static_cast<std::ptrdiff_t>(7 * token + 7))) <
+              1e-13);
+    }
+}
+
 TEST_CASE("mixlora: float, threads, and no token", "[layer][lora]") {
     // Sums of at most 9 products of size about 1 through five maps and a softmax.
     CHECK(mox_test::float_distance<net>(batch::ragged({4, 1, 9}), 5) < 1e-4);

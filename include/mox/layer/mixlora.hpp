@@ -105,6 +105,7 @@ struct mixlora {
     static constexpr bool drops = Spec.adapter.dropout > 0;
     using reads = typename routing::reads;
     using teaches = reads;
+    using publishes = typename routing::publishes;
     using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
     static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};
 

@@ -84,6 +84,7 @@ struct moe {
     || routing::draws;
     using reads = typename routing::reads;
     using teaches = reads;
+    using publishes = typename routing::publishes;
 
     using children = typename detail::layers_of<route::all_of_kind<route::shared_policy, Policies...>>::type;
     /// Low-rank experts around one layer only wrap it, like mox::lora (model/transfer.hpp).

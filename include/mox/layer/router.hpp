@@ -11,6 +11,7 @@
 #include <mox/route/linear_scorer.hpp>
 #include <mox/route/null_experts.hpp>
 #include <mox/route/plan.hpp>
+#include <mox/route/pooled.hpp>
 #include <mox/route/top_k.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -48,6 +49,8 @@ struct router {
                   "mox::moe: at most one gate policy can be given");
     static_assert(route::all_of_kind<route::nulls_policy, Policies...>::size <= 1,
                   "mox::moe: at most one null_experts policy can be given");
+    static_assert(route::all_of_kind<route::pool_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one pooled loss can be given");
     static_assert(route::all_of_kind<route::capacity_policy, Policies...>::size <= 1,
                   "mox::moe: at most one capacity policy can be given");
 
@@ -56,6 +59,8 @@ struct router {
     using scorer = route::one_of_kind<route::scorer_policy, route::linear_scorer, Policies...>;
     using nulls = route::one_of_kind<route::nulls_policy, null_experts<0>, Policies...>;
     using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
+    using pool = route::one_of_kind<route::pool_policy, void, Policies...>;
+    static constexpr bool pools = !std::is_void_v<pool>;
     using balances = route::all_of_kind<route::balance_policy, Policies...>;
 
     static constexpr index_t experts = Experts;
@@ -92,6 +97,7 @@ struct router {
     static constexpr index_t tensor_count = static_cast<index_t>(tensors.size());
     static constexpr bool draws = requires { scorer::draws; };
     using reads = decltype(detail::signals_of_scorer<scorer>());
+    using publishes = std::conditional_t<pools, leaves<signal::routing<outputs>>, leaves<>>;
 
     static constexpr double flops = [] {
         if constexpr (requires { scorer::template flops<In, outputs>; }) {
@@ -121,7 +127,7 @@ struct router {
     static record<T> forward(context<T>& ctx, tensor_list<const T> w, matrix_view<const T> x,
                              const void* layer) {
         const index_t n = x.rows;
-        const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
+        const bool auxiliary = ctx.mode == phase::train && (balances::size > 0 || pools);
 
         record<T> r{x, {}, {}, nullptr, {}, auxiliary};
         const matrix_view<T> logits = ctx.activation(n, outputs);
@@ -182,6 +188,7 @@ struct router {
             for_each_index<balances::size>(
                 [&](auto i) { sum += balances::template at<i>::template value<T>(r.view); });
             ctx.aux_loss += ctx.aux_scale * sum;
+            if constexpr (pools) leave_for_pool(ctx, r);
         }
         if (ctx.routing) {
             routing_record log;
@@ -225,6 +232,9 @@ struct router {
                 balances::template at<i>::template gradient<T>(r.view, ctx.aux_scale, dprob, dlogits);
             });
         }
+        if constexpr (pools) {
+            if (r.auxiliary) take_from_pool(ctx, r, dprob, dgate);
+        }
         parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 gate_type::template backward<T>(r.view, t, r.view.gate + t * slots, dgate + t * slots,
@@ -247,6 +257,34 @@ struct router {
     }
 
 private:
+    template <class T>
+    static void leave_for_pool(context<T>& ctx, const record<T>& r) {
+        const auto board = ctx.signals->template find<signal::routing<outputs>>();
+        if (!board.data) return;
+        for (index_t t = 0; t < r.x.rows; ++t) {
+            T* sums = board.row(ctx.rows.token_of(t));
+            for (index_t e = 0; e < outputs; ++e) sums[e] += r.view.probability(t, e);
+            for (index_t j = t * slots; j < (t + 1) * slots; ++j) {
+                if (r.view.chosen[j] >= 0)
+                    sums[outputs + r.view.chosen[j]] += pool::soft ? r.view.gate[j] : T(1);
+            }
+            sums[2 * outputs] += T(1);
+        }
+    }
+    template <class T>
+    static void take_from_pool(context<T>& ctx, const record<T>& r, matrix_view<T> dprob, T* dgate) {
+        const auto board = ctx.signal_gradients->template find<signal::routing<outputs>>();
+        if (!board.data) return;
+        for (index_t t = 0; t < r.x.rows; ++t) {
+            const T* slopes = board.row(ctx.rows.token_of(t));
+            for (index_t e = 0; e < outputs; ++e) dprob(t, e) += slopes[e];
+            if (!pool::soft) continue;
+            for (index_t j = t * slots; j < (t + 1) * slots; ++j) {
+                if (r.view.chosen[j] >= 0) dgate[j] += slopes[outputs + r.view.chosen[j]];
+            }
+        }
+    }
+
     template <class T>
     static constexpr kernel::panel_view<T> panels(T* p) {
         return {p, In, kernel::panel_layout<std::remove_const_t<T>>::padded(outputs)};
