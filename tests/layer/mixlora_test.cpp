@@ -126,6 +126,62 @@ TEST_CASE("mixlora: one expert is the network with an adapter on each map", "[la
     CHECK(distance(run_forward(w, x, rows, t), run_forward(z, x, rows, u)) < 1e-13);
 }
 
+TEST_CASE("mixlora: a network of two maps", "[layer][lora]") {
+    constexpr mixlora_spec two{.adapter = {.rank = 2, .alpha = 4}, .gated = false},
+        up_only{.adapter = {.rank = 3, .alpha = 4, .dropout = 0.3}, .down = false, .gated = false};
+    using plain = mixlora<9, 7, activation::relu, 3, two, route::top_k<2>>;
+    static_assert(plain::parameters.size() == 1 + 4, "router, and factors of up and down");
+    gradients<mixlora<9, 7, activation::silu, 4, two, route::top_k<2>, balance::load<>>>(
+        batch::ragged({3, 0, 5}));
+    gradients<mixlora<9, 7, activation::silu, 4, up_only, route::top_k<2>>>(batch::ragged({3, 0, 5}));
+    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, two, route::top_k<2>>>(
+        batch::ragged({300, 200}), 0.2));
+
+    // At the start the network it took over.
+    const auto from = random_params<mlp<9, 7, activation::relu>, double>(2);
+    params<plain, double> start{init::standard, 3};
+    (void)copy_matching(from, start);
+    const auto x = normal_numbers<double>(5 * 9, 1);
+    tape<plain, double> t;
+    tape<mlp<9, 7, activation::relu>, double> u;
+    CHECK(distance(run_forward(start, x, batch::equal(1, 5), t),
+                   run_forward(from, x, batch::equal(1, 5), u)) < 1e-13);
+
+    // And by plain loops.
+    const auto w = random_params<plain, double>(4);
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    const auto up = w.read("up.0.weight"), down = w.read("down.0.weight"), ua = w.read("up_a"),
+               ub = w.read("up_b"), da = w.read("down_a"), db = w.read("down_b");
+    std::vector<double> expected(5 * 9, 0.0);
+    for (std::size_t token = 0; token < 5; ++token) {
+        for (index_t j = 0; j < 2; ++j) {
+            const routing_record& r = t.routing()[0];
+            const auto first =
+                2 * static_cast<std::size_t>(r.chosen[2 * token + static_cast<std::size_t>(j)]);
+            std::vector<double> v(7), o(9);
+            for (std::size_t h = 0; h < 7; ++h) {
+                for (std::size_t i = 0; i < 9; ++i) {
+                    double weight = up[i * 7 + h];
+                    for (std::size_t k = first; k < first + 2; ++k)
+                        weight += 2 * ua[k * 9 + i] * ub[k * 7 + h];
+                    v[h] += x[token * 9 + i] * weight;
+                }
+                v[h] = std::max(v[h], 0.0);
+            }
+            for (std::size_t i = 0; i < 9; ++i) {
+                for (std::size_t h = 0; h < 7; ++h) {
+                    double weight = down[h * 9 + i];
+                    for (std::size_t k = first; k < first + 2; ++k)
+                        weight += 2 * da[k * 7 + h] * db[k * 9 + i];
+                    o[i] += v[h] * weight;
+                }
+                expected[token * 9 + i] += r.gate(static_cast<index_t>(token), j) * o[i];
+            }
+        }
+    }
+    CHECK(distance(y, expected) < 1e-12);
+}
+
 TEST_CASE("mixlora: identical updates make the routing irrelevant", "[layer][lora]") {
     constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
     using net = mixlora<7, 5, activation::silu, 4, spec, route::top_k<2>>;
