@@ -182,17 +182,58 @@ TEST_CASE("mixlora: a network of two maps", "[layer][lora]") {
     CHECK(distance(y, expected) < 1e-12);
 }
 
+TEST_CASE("mixlora: its switch variant, a full expert passes the token on", "[layer][lora]") {
+    using full = capacity::per_sequence<2, capacity::overflow::token>;
+    using switched =
+        mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax, full, balance::z_loss<>>;
+    using unlimited = mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax>;
+    using limited =
+        mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax, capacity::per_sequence<2>>;
+    const auto rows = batch::ragged({7, 0, 6});
+    gradients<switched>(rows);
+    gradients<limited>(rows);
+    gradients<moe<experts<2, swiglu<7, 5>>, route::top_k<2>, full>>(rows);
+    CHECK(mox_test::same_for_threads<switched>(batch::ragged({300, 200})));
+
+    const auto w = random_params<switched, double>(3);
+    const auto x = normal_numbers<double>(13 * 9, 1);
+    tape<switched, double> t;
+    tape<unlimited, double> u;
+    tape<limited, double> v;
+    const auto y = run_forward(w, x, rows, t),
+               all = run_forward(random_params<unlimited, double>(3), x, rows, u),
+               rest = run_forward(random_params<limited, double>(3), x, rows, v);
+    index_t dropped = 0;
+    for (const std::size_t first : {std::size_t{0}, std::size_t{7}}) {
+        index_t taken[2] = {0, 0};
+        for (std::size_t token = first; token < (first == 0 ? 7u : 13u); ++token) {
+            const auto e = static_cast<std::size_t>(u.routing()[0].chosen[token]);
+            const double p = u.routing()[0].gate(static_cast<index_t>(token), 0);
+            const bool fits = taken[e]++ < 2;
+            dropped += fits ? 0 : 1;
+            for (std::size_t j = 0; j < 9; ++j) {
+                CHECK(y[token * 9 + j] ==
+                      Approx(fits ? all[token * 9 + j] : p * x[token * 9 + j]).margin(1e-13));
+                CHECK(rest[token * 9 + j] == Approx(fits ? all[token * 9 + j] : 0.0).margin(1e-13));
+            }
+        }
+    }
+    CHECK(dropped >= 5);
+    CHECK(t.routing()[0].dropped == dropped);
+    CHECK((t.routing()[0].counts[0] + t.routing()[0].counts[1] == 13));
+}
+
 TEST_CASE("mixlora: identical updates make the routing irrelevant", "[layer][lora]") {
     constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
-    using net = mixlora<7, 5, activation::silu, 4, spec, route::top_k<2>>;
-    auto w = random_params<net, double>(3);
+    using four = mixlora<7, 5, activation::silu, 4, spec, route::top_k<2>>;
+    auto w = random_params<four, double>(3);
     for (const std::string name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
         auto v = w.read(name);
         for (std::size_t i = v.size() / 4; i < v.size(); ++i) v[i] = v[i - v.size() / 4];
         w.write(name, v);
     }
     const auto x = normal_numbers<double>(5 * 7, 1);
-    tape<net, double> t;
+    tape<four, double> t;
     const auto y = run_forward(w, x, batch::equal(1, 5), t);
     w.write("router", normal_numbers<double>(28, 9));
     CHECK(distance(run_forward(w, x, batch::equal(1, 5), t), y) < 1e-12);

@@ -205,6 +205,7 @@ struct mixlora {
                                                  kernel::row_source<const T>(r.zd), plan.gate,
                                                  back::stack(back::ranks::up(w[down_at + 1], E)), y, true);
         }
+        routing::pass_dropped(ctx, r.route, y);
         ctx.save(r);
     }
 
@@ -289,7 +290,7 @@ struct mixlora {
         };
         if constexpr (updates_gate) into_map(gate_at, r.xg, r.zg, r.a);
         if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, r.c);
-        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r.route, dgate, dx);
+        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r.route, dgate, dx, dy);
     }
 
 private:

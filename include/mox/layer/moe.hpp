@@ -71,6 +71,8 @@ struct moe {
 
     using body = typename Bank::body;
     using routing = router<body::in, Bank::count, Policies...>;
+    static_assert(!routing::passes_tokens || body::in == body::out,
+                  "mox::moe: overflow::token needs experts whose output has the width of their input");
 
     static constexpr std::string_view name = "moe";
     static constexpr index_t in = body::in;
@@ -118,6 +120,7 @@ struct moe {
         run_shared(ctx, w, x, y);
         body::template bank_forward<T>(ctx, w.tensors().from(routing::tensor_count), rows_of(r.plan), x, y,
                                        children::size > 0);
+        routing::pass_dropped(ctx, r, y);
         ctx.save(r);
     }
 
@@ -129,7 +132,7 @@ struct moe {
         T* slot_gradient = ctx.scratch->template take<T>(r.plan.slots);
         body::template bank_backward<T>(ctx, w.tensors().from(routing::tensor_count),
                                         g.tensors().from(routing::tensor_count), dy, dx, slot_gradient);
-        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r, slot_gradient, dx);
+        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r, slot_gradient, dx, dy);
         run_shared_backward(ctx, w, g, dy, dx);
     }
 

@@ -3,6 +3,7 @@
 // The routing of one layer, forward and backward: scorer -> selector -> gate -> plan, and the auxiliary
 // losses. What the chosen experts compute is the business of the layer that owns the router.
 
+#include <mox/kernel/dot.hpp>
 #include <mox/kernel/softmax.hpp>
 #include <mox/layer/context.hpp>
 #include <mox/route/balance.hpp>
@@ -61,6 +62,11 @@ struct router {
     using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
     using pool = route::one_of_kind<route::pool_policy, void, Policies...>;
     static constexpr bool pools = !std::is_void_v<pool>;
+    static constexpr bool limits_sequences = requires { capacity_type::most; };
+    static constexpr bool passes_tokens = [] {
+        if constexpr (limits_sequences) return capacity_type::passes_tokens;
+        return false;
+    }();
     using balances = route::all_of_kind<route::balance_policy, Policies...>;
 
     static constexpr index_t experts = Experts;
@@ -119,6 +125,7 @@ struct router {
         route::plan<T> plan;
         const row_t* best = nullptr;  ///< of linear maxima over sequences: where each logit comes from
         scorer_record<T> scored = {};
+        const row_t* admitted = nullptr;  ///< tokens x slots: the chosen ones without those dropped
         bool auxiliary = false;
     };
 
@@ -129,7 +136,7 @@ struct router {
         const index_t n = x.rows;
         const bool auxiliary = ctx.mode == phase::train && (balances::size > 0 || pools);
 
-        record<T> r{x, {}, {}, nullptr, {}, auxiliary};
+        record<T> r{x, {}, {}, nullptr, {}, nullptr, auxiliary};
         const matrix_view<T> logits = ctx.activation(n, outputs);
         if constexpr (scores_sequences) {
             check::that(!ctx.decoding(), "mox::decode",
@@ -179,8 +186,24 @@ struct router {
             admitted = ctx.kept->template take<row_t>(n * slots);
             std::copy_n(chosen, n * slots, admitted);
         }
+        [[maybe_unused]] index_t dropped = 0;
+        if constexpr (limits_sequences) {
+            const arena_scope scope(*ctx.scratch);
+            dropped = capacity_type::admit(ctx.rows.offsets, ctx.rows.sequences, slots, experts, admitted,
+                                           ctx.scratch->template take<row_t>(experts));
+        }
         r.plan = route::make_plan<T>(*ctx.kept, n, slots, experts, outputs, admitted, gates,
                                      capacity_type::limit(n, slots, experts));
+        if constexpr (limits_sequences) {
+            row_t* counts = ctx.kept->template take<row_t>(outputs);
+            std::fill_n(counts, outputs, row_t{0});
+            for (index_t i = 0; i < n * slots; ++i) {
+                if (chosen[i] >= 0) ++counts[chosen[i]];
+            }
+            r.plan.counts = counts;
+            r.plan.dropped = dropped;
+        }
+        r.admitted = admitted;
         r.view.counts = r.plan.counts;
 
         if (auxiliary) {
@@ -209,16 +232,35 @@ struct router {
         return r;
     }
 
+    /// y += gate x for dropped choices, where the capacity says so.
+    template <class T>
+    static void pass_dropped(context<T>& ctx, const record<T>& r, matrix_view<T> y) {
+        if constexpr (passes_tokens) {
+            for_each_dropped(ctx, r, [&](index_t t, index_t i) {
+                for (index_t c = 0; c < In; ++c) y(t, c) += r.view.gate[i] * r.x(t, c);
+            });
+        }
+    }
+
     /// slot_gradient: dL/d(gate) per slot of the plan. Adds to dx when the input's gradient is wanted.
     template <class T>
     static void backward(context<T>& ctx, tensor_list<const T> w, tensor_list<T> g, const record<T>& r,
-                         const T* slot_gradient, matrix_view<T> dx) {
+                         const T* slot_gradient, matrix_view<T> dx,
+                         [[maybe_unused]] matrix_view<const T> dy) {
         const index_t n = r.x.rows;
         const arena_scope scope(*ctx.scratch);
         // Gate gradients go home to (token, choice); choices without a slot have none.
         T* dgate = ctx.scratch->template take<T>(n * slots);
         std::fill_n(dgate, n * slots, T(0));
         for (index_t s = 0; s < r.plan.slots; ++s) dgate[r.plan.choice[s]] = slot_gradient[s];
+
+        if constexpr (passes_tokens) {
+            for_each_dropped(ctx, r, [&](index_t t, index_t i) {
+                dgate[i] = kernel::dot_row<T>(dy.row(t), r.x.row(t), In);
+                if (!ctx.input_gradient) return;
+                for (index_t c = 0; c < In; ++c) dx(t, c) += r.view.gate[i] * dy(t, c);
+            });
+        }
 
         const matrix_view<T> dlogits = ctx.temporary(n, outputs);
         const bool probability = r.view.probability.data != nullptr;
@@ -257,6 +299,16 @@ struct router {
     }
 
 private:
+    // body(token, token * slots + choice)
+    template <class T, class Body>
+    static void for_each_dropped(context<T>& ctx, const record<T>& r, Body&& body) {
+        parallel_ranges(ctx.exec, r.x.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t i = begin * slots; i < end * slots; ++i) {
+                if (r.view.is_expert(r.view.chosen[i]) && r.admitted[i] < 0) body(i / slots, i);
+            }
+        });
+    }
+
     template <class T>
     static void leave_for_pool(context<T>& ctx, const record<T>& r) {
         const auto board = ctx.signals->template find<signal::routing<outputs>>();

@@ -14,11 +14,14 @@ namespace mox::inline MOX_ABI {
 
 namespace detail {
 
+// The ratio of the scales when the second adapter keeps all ranks of the first, else 0.
 template <class From, class To>
-inline constexpr bool continues = false;
+inline constexpr double kept_ratio = 0;
 template <class Base, adapter_spec Learned, adapter_spec Next, class Gate, class NextGate>
-inline constexpr bool continues<lora<Base, Learned, Gate>, lora<Base, Next, NextGate>> =
-    Next.kept_ranks == Learned.kept_ranks + Learned.rank;
+inline constexpr double kept_ratio<lora<Base, Learned, Gate>, lora<Base, Next, NextGate>> =
+    Next.kept_ranks == Learned.kept_ranks + Learned.rank
+        ? lora<Base, Learned, Gate>::scale / lora<Base, Next, NextGate>::scale
+        : 0;
 
 }  // namespace detail
 
@@ -35,13 +38,10 @@ index_t append_task(const params<From, T>& from, params<To, T>& to) {
     };
     std::vector<place> adapters;
     detail::visit_layers<From>([&](auto type, const std::string& path, const std::string&, bool) {
-        using layer = typename decltype(type)::type;
         detail::visit_layers<To>([&](auto next, const std::string& other, const std::string&, bool) {
-            using following = typename decltype(next)::type;
-            if constexpr (detail::continues<layer, following>) {
-                if (path == other)
-                    adapters.push_back({path.empty() ? "" : path + ".", layer::scale / following::scale});
-            }
+            constexpr double ratio =
+                detail::kept_ratio<typename decltype(type)::type, typename decltype(next)::type>;
+            if (ratio != 0 && path == other) adapters.push_back({path.empty() ? "" : path + ".", ratio});
         });
     });
     check::that(
