@@ -123,6 +123,20 @@ using adapted = mox::stack<
                       mox::route::hard_inference>,
     mox::prelu<32>, mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
 
+// One decision for several layers, routers with tensors of their own and with noise, a loss over all of them.
+constexpr mox::adapter_spec plain4{.rank = 4};
+using decided = mox::stack<
+    mox::embedding<50, 32>, mox::sequence_gate<32, 4>,
+    mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::shared_decision<4>,
+                      mox::route::hard_inference>,
+    mox::mixlora<32, 24, mox::activation::silu, 4, shared_base, mox::route::shared_decision<4>,
+                 mox::route::top_k<2>, mox::balance::pooled>,
+    mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::sequence_mlp_scorer<8>, mox::route::top_k<2>,
+                      mox::balance::pooled>,
+    mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::jitter<mox::coefficient{0.1}>,
+                      mox::route::top_p<mox::coefficient{0.8}>, mox::gate::softmax, mox::balance::pooled>,
+    mox::pooled_load<32, 4>, mox::dora<mox::linear<32, 50>, plain4>>;
+
 // A router that needs the masks of the batch.
 using masked = mox::stack<mox::embedding<50, 32>,
                           mox::moe<mox::experts<4, mox::swiglu<32, 24>>, mox::route::masked_top_k<2>>,
@@ -259,6 +273,7 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
         REQUIRE(allocations_of_training<net>({}) == 0);
         REQUIRE(allocations_of_training<listening>({}) == 0);
         REQUIRE(allocations_of_training<adapted>({}) == 0);
+        REQUIRE(allocations_of_training<decided>({}) == 0);
         REQUIRE(allocations_of_training<masked>({}) == 0);
         REQUIRE(allocations_of_training<qlora>({}) == 0);
     }
@@ -267,6 +282,7 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
         REQUIRE(allocations_of_training<net>(pool) == 0);
         REQUIRE(allocations_of_training<listening>(pool) == 0);
         REQUIRE(allocations_of_training<adapted>(pool) == 0);
+        REQUIRE(allocations_of_training<decided>(pool) == 0);
         REQUIRE(allocations_of_training<masked>(pool) == 0);
     }
 }

@@ -1,4 +1,4 @@
-// EXPECT: mox: this layer reads a signal that no layer before it publishes (attention_received needs a mox::attention layer earlier in the network)
+// EXPECT: mox: this layer reads a signal that no layer before it publishes (attention_received needs a mox::attention layer earlier in the network, a shared decision a mox::sequence_gate, a pooled loss a router with balance::pooled)
 #include <mox/compose/stack.hpp>
 #include <mox/layer/attention.hpp>
 #include <mox/layer/depth.hpp>

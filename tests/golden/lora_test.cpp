@@ -81,6 +81,33 @@ TEST_CASE("golden: any gate in rank space", "[golden][lora]") {
     check_given<adapter<13, 11, spec<8>(12), given>>("rankgate-sparse");
 }
 
+TEST_CASE("lora: a gate of zeros is the base bit for bit, and the update is linear in the gate",
+          "[layer][lora]") {
+    using net = adapter<13, 11, spec<8>(12), given>;
+    mox::tape<net, double> tape;
+    const auto w = mox_test::random_params<net, double>(5);
+    const auto x = mox_test::normal_numbers<double>(4 * 13, 1);
+    const auto rows = mox::batch::equal(1, 4);
+    const auto run = [&](const std::vector<double>& gate) {
+        given_gate = gate;
+        return mox_test::run_forward(w, x, rows, tape);
+    };
+    using plain = mox::linear<13, 11>;
+    mox::params<plain, double> base;
+    base.write("weight", w.read("0.0.weight"));
+    mox::tape<plain, double> other;
+    const auto none = run(std::vector<double>(32, 0.0));
+    CHECK(none == mox_test::run_forward(base, x, rows, other));
+    const auto g = mox_test::normal_numbers<double>(32, 2), h = mox_test::normal_numbers<double>(32, 3);
+    std::vector<double> mixed;
+    for (std::size_t i = 0; i < 32; ++i) mixed.push_back(2 * g[i] - 3 * h[i]);
+    const auto of_g = run(g), of_h = run(h), of_mixed = run(mixed);
+    std::vector<double> expected;
+    for (std::size_t i = 0; i < none.size(); ++i)
+        expected.push_back(none[i] + 2 * (of_g[i] - none[i]) - 3 * (of_h[i] - none[i]));
+    CHECK(distance(of_mixed, expected) < 1e-12);
+}
+
 TEST_CASE("golden: lora with dropout is lora of the scaled rest of the input", "[golden][lora]") {
     // The mask of the case cannot be drawn here, but the adapter is linear in its own input: its update of
     // x * mask / (1 - p) must be what the case adds to the base.

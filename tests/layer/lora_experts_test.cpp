@@ -1,5 +1,6 @@
 #include <mox/layer/lora_experts.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -48,6 +49,8 @@ TEST_CASE("lora_experts: gradients of every routing", "[layer][lora]") {
     gradients<bank<4, route::top_k<1>, gate::softmax, balance::counts<>>>(rows);
     gradients<bank<4, route::top_k<3>, balance::specialisation<2>>>(rows);
     gradients<broadcast>(rows);
+    using third = entropy::renyi<>;
+    gradients<bank<6, route::entropy_broadcast<third>, gate::softmax, balance::mean_entropy<third>>>(rows);
     gradients<bank<3, route::by_label, gate::one>>(rows, {"router"});
     gradients<lora_experts<base, 4, dropping, route::top_k<2>>>(rows);
     gradients<lora_experts<base, 4, dropping, route::all, gate::softmax>>(rows);
@@ -205,4 +208,86 @@ TEST_CASE("lora_experts: float, threads, and no token", "[layer][lora]") {
     CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
     CHECK(mox_test::nothing_from_no_token<broadcast>());
     CHECK(mox_test::nothing_from_no_token<mola>());
+}
+
+TEST_CASE("lora_experts: lora-mixer mixes all in training and the best three in inference", "[layer][lora]") {
+    using mixer = bank<5, route::soft_training<3>, gate::softmax>;
+    using divided = bank<5, route::soft_training<3>, gate::renormalised>;
+    const auto x = normal_numbers<double>(5 * 7, 2);
+    const auto rows = batch::equal(1, 5);
+    const auto check = [&](auto layer, auto training, auto inference) {
+        using L = typename decltype(layer)::type;
+        using A = typename decltype(training)::type;
+        using B = typename decltype(inference)::type;
+        const auto w = random_params<L, double>(3);
+        tape<L, double> t;
+        tape<A, double> ta;
+        tape<B, double> tb;
+        CHECK(distance(run_forward(w, x, rows, t), run_forward(random_params<A, double>(3), x, rows, ta)) <
+              1e-13);
+        CHECK(distance(mox_test::run_infer(w, x, rows, t),
+                       mox_test::run_infer(random_params<B, double>(3), x, rows, tb)) < 1e-13);
+    };
+    const auto of = [](auto* p) { return std::type_identity<std::remove_pointer_t<decltype(p)>>{}; };
+    using soft_all = bank<5, route::all, gate::softmax>;
+    check(of(static_cast<mixer*>(nullptr)), of(static_cast<soft_all*>(nullptr)),
+          of(static_cast<bank<5, route::top_k<3>, gate::softmax>*>(nullptr)));
+    check(of(static_cast<divided*>(nullptr)), of(static_cast<soft_all*>(nullptr)),
+          of(static_cast<bank<5, route::top_k<3>>*>(nullptr)));
+}
+
+TEST_CASE("lora_experts: at the start the task sends no gradient to router and A", "[layer][lora]") {
+    const auto check = [](auto layer) {
+        using L = typename decltype(layer)::type;
+        auto w = random_params<L, double>(3);
+        w.write("b", std::vector<double>(w.read("b").size(), 0.0));
+        tape<L, double> t;
+        t.set_aux_scale(0);
+        params<L, double> g;
+        run_forward(w, normal_numbers<double>(8 * 7, 1), batch::ragged({3, 5}), t);
+        run_backward(w, normal_numbers<double>(8 * 9, 2), t, g);
+        for (const double v : g.read("router")) CHECK(v == 0.0);
+        for (const double v : g.read("a")) CHECK(v == 0.0);
+        double largest = 0;
+        for (const double v : g.read("b")) largest = std::max(largest, std::abs(v));
+        CHECK(largest > 0.01);
+    };
+    check(std::type_identity<mola>{});
+    check(std::type_identity<soft>{});
+    check(std::type_identity<broadcast>{});
+}
+
+TEST_CASE("lora_experts: one choice has weight one, and the task teaches the router nothing",
+          "[layer][lora]") {
+    const auto check = [](auto layer, bool teaches) {
+        using L = typename decltype(layer)::type;
+        const auto w = random_params<L, double>(3);
+        tape<L, double> t;
+        params<L, double> g;
+        const auto x = normal_numbers<double>(8 * 7, 1);
+        const auto y = run_forward(w, x, batch::ragged({3, 5}), t);
+        for (index_t i = 0; i < 8; ++i) CHECK((t.routing()[0].gate(i, 0) == 1) == !teaches);
+        run_backward(w, normal_numbers<double>(8 * 9, 2), t, g);
+        double largest = 0;
+        for (const double v : g.read("router")) largest = std::max(largest, std::abs(v));
+        CHECK((largest > 1e-3) == teaches);
+        // Logits times any positive number choose the same, and without a weight the output is the same.
+        auto louder = w;
+        auto router = w.read("router");
+        for (double& v : router) v *= 3;
+        louder.write("router", router);
+        CHECK((distance(run_forward(louder, x, batch::ragged({3, 5}), t), y) < 1e-13) == !teaches);
+    };
+    check(std::type_identity<bank<4, route::top_k<1>>>{}, false);
+    check(std::type_identity<bank<4, route::top_k<1>, gate::one>>{}, false);
+    check(std::type_identity<bank<4, route::top_k<1>, gate::softmax>>{}, true);
+}
+
+TEST_CASE("lora_experts: the routers of papers that start like any map", "[layer][lora]") {
+    using wide = lora_experts<linear<100, 3>, 16, rank2, route::top_k<2>, route::uniform_linear_scorer>;
+    const auto r = params<wide, double>(init::standard, 3).read("router");
+    CHECK(*std::max_element(r.begin(), r.end()) <= 0.1);
+    CHECK(*std::max_element(r.begin(), r.end()) > 0.099);
+    CHECK(*std::min_element(r.begin(), r.end()) < -0.099);
+    gradients<bank<5, route::top_k<2>, route::uniform_linear_scorer>>(batch::ragged({3, 5}));
 }

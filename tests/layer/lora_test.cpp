@@ -55,6 +55,13 @@ TEST_CASE("lora: gradients of every gate", "[layer][lora]") {
     gradients<lora<base, dropping>>(ragged);
     gradients<smora>(ragged);
     gradients<shared_scores>(ragged);
+    gradients<
+        lora<base, rank6,
+             rank_gate::sigmoid_top_k<4, 2, coefficient{0.01}, rank_gate::score_form::softmax_on_selected>>>(
+        ragged);
+    gradients<lora<base, kept3,
+                   rank_gate::self_activated<3, coefficient{0.3}, coefficient{0.2}, coefficient{50.0}>>>(
+        ragged);
     gradients<fly>(ragged);
     gradients<picked_smora>(ragged);
     gradients<picked_fly>(ragged);
@@ -104,6 +111,38 @@ TEST_CASE("lora: the usual start of A", "[layer][lora]") {
     CHECK(largest > 0.099);
     CHECK(std::sqrt(3 * square / static_cast<double>(a.size())) == Approx(0.1).epsilon(0.02));
     for (const double v : w.read("b")) REQUIRE(v == 0.0);
+    // The other start: normal, one deviation for experts of any number.
+    const auto check_normal = [](const std::vector<double>& v, double deviation) {
+        double sum = 0, squares = 0;
+        for (const double i : v) {
+            sum += i;
+            squares += i * i;
+        }
+        const auto n = static_cast<double>(v.size());
+        CHECK(std::sqrt(squares / n) == Approx(deviation).epsilon(0.03));
+        CHECK(std::abs(sum / n) < 0.05 * deviation);
+    };
+    constexpr adapter_spec normal{.rank = 16, .gaussian = true};
+    check_normal(params<lora<linear<100, 3>, normal>, double>(init::standard, 3).read("a"), 1.0 / 16);
+    using bank = lora_experts<linear<100, 3>, 5, normal, route::top_k<2>>;
+    check_normal(params<bank, double>(init::standard, 3).read("a"), 1.0 / 16);
+    // SMoRA's router starts like any map.
+    using routed = lora<linear<100, 3>, wide, rank_gate::sigmoid_top_k<8>>;
+    const auto router = params<routed, double>(init::standard, 3).read("router");
+    CHECK(*std::max_element(router.begin(), router.end()) <= 0.1);
+    CHECK(*std::max_element(router.begin(), router.end()) > 0.099);
+}
+
+TEST_CASE("lora: the scale is alpha by the rank, or by its root", "[layer][lora]") {
+    static_assert(adapter_spec{.rank = 16, .alpha = 8}.scale() == 0.5);
+    static_assert(adapter_spec{.rank = 16, .alpha = 8, .rank_stabilised = true}.scale() == 2);
+    static_assert(adapter_spec{.rank = 16}.scale() == 1);
+    // Ranks kept from earlier tasks do not count; SMoRA's update is scaled by alpha alone.
+    static_assert(adapter_spec{.rank = 4, .alpha = 8, .kept_ranks = 4}.scale() == 2);
+    CHECK(lora<base, rank6>::scale == 1.5);
+    CHECK(lora<base, rank6, rank_gate::sigmoid_top_k<2>>::scale == 9);
+    CHECK(lora<base, rank6, rank_gate::strongest<2>>::scale == 1.5);
+    CHECK(adapter_spec{.rank = 8, .alpha = 3, .rank_stabilised = true}.scale() == Approx(3 / std::sqrt(8.0)));
 }
 
 TEST_CASE("lora: picking ranks is the product with zeros in it", "[layer][lora]") {

@@ -126,6 +126,151 @@ TEST_CASE("mixlora: one expert is the network with an adapter on each map", "[la
     CHECK(distance(run_forward(w, x, rows, t), run_forward(z, x, rows, u)) < 1e-13);
 }
 
+TEST_CASE("mixlora: a network of two maps", "[layer][lora]") {
+    constexpr mixlora_spec two{.adapter = {.rank = 2, .alpha = 4}, .gated = false},
+        up_only{.adapter = {.rank = 3, .alpha = 4, .dropout = 0.3}, .down = false, .gated = false};
+    using plain = mixlora<9, 7, activation::relu, 3, two, route::top_k<2>>;
+    static_assert(plain::parameters.size() == 1 + 4, "router, and factors of up and down");
+    gradients<mixlora<9, 7, activation::silu, 4, two, route::top_k<2>, balance::load<>>>(
+        batch::ragged({3, 0, 5}));
+    gradients<mixlora<9, 7, activation::silu, 4, up_only, route::top_k<2>>>(batch::ragged({3, 0, 5}));
+    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, two, route::top_k<2>>>(
+        batch::ragged({300, 200}), 0.2));
+
+    // At the start the network it took over.
+    const auto from = random_params<mlp<9, 7, activation::relu>, double>(2);
+    params<plain, double> start{init::standard, 3};
+    (void)copy_matching(from, start);
+    const auto x = normal_numbers<double>(5 * 9, 1);
+    tape<plain, double> t;
+    tape<mlp<9, 7, activation::relu>, double> u;
+    CHECK(distance(run_forward(start, x, batch::equal(1, 5), t),
+                   run_forward(from, x, batch::equal(1, 5), u)) < 1e-13);
+
+    // And by plain loops.
+    const auto w = random_params<plain, double>(4);
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    const auto up = w.read("up.0.weight"), down = w.read("down.0.weight"), ua = w.read("up_a"),
+               ub = w.read("up_b"), da = w.read("down_a"), db = w.read("down_b");
+    std::vector<double> expected(5 * 9, 0.0);
+    for (std::size_t token = 0; token < 5; ++token) {
+        for (index_t j = 0; j < 2; ++j) {
+            const routing_record& r = t.routing()[0];
+            const auto first =
+                2 * static_cast<std::size_t>(r.chosen[2 * token + static_cast<std::size_t>(j)]);
+            std::vector<double> v(7), o(9);
+            for (std::size_t h = 0; h < 7; ++h) {
+                for (std::size_t i = 0; i < 9; ++i) {
+                    double weight = up[i * 7 + h];
+                    for (std::size_t k = first; k < first + 2; ++k)
+                        weight += 2 * ua[k * 9 + i] * ub[k * 7 + h];
+                    v[h] += x[token * 9 + i] * weight;
+                }
+                v[h] = std::max(v[h], 0.0);
+            }
+            for (std::size_t i = 0; i < 9; ++i) {
+                for (std::size_t h = 0; h < 7; ++h) {
+                    double weight = down[h * 9 + i];
+                    for (std::size_t k = first; k < first + 2; ++k)
+                        weight += 2 * da[k * 7 + h] * db[k * 9 + i];
+                    o[i] += v[h] * weight;
+                }
+                expected[token * 9 + i] += r.gate(static_cast<index_t>(token), j) * o[i];
+            }
+        }
+    }
+    CHECK(distance(y, expected) < 1e-12);
+}
+
+TEST_CASE("mixlora: its switch variant, a full expert passes the token on", "[layer][lora]") {
+    using full = capacity::per_sequence<2, capacity::overflow::token>;
+    using switched =
+        mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax, full, balance::z_loss<>>;
+    using unlimited = mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax>;
+    using limited =
+        mixlora<9, 7, activation::silu, 2, every, route::top_k<1>, gate::softmax, capacity::per_sequence<2>>;
+    const auto rows = batch::ragged({7, 0, 6});
+    gradients<switched>(rows);
+    gradients<limited>(rows);
+    gradients<moe<experts<2, swiglu<7, 5>>, route::top_k<2>, full>>(rows);
+    CHECK(mox_test::same_for_threads<switched>(batch::ragged({300, 200})));
+
+    const auto w = random_params<switched, double>(3);
+    const auto x = normal_numbers<double>(13 * 9, 1);
+    tape<switched, double> t;
+    tape<unlimited, double> u;
+    tape<limited, double> v;
+    const auto y = run_forward(w, x, rows, t),
+               all = run_forward(random_params<unlimited, double>(3), x, rows, u),
+               rest = run_forward(random_params<limited, double>(3), x, rows, v);
+    index_t dropped = 0;
+    for (const std::size_t first : {std::size_t{0}, std::size_t{7}}) {
+        index_t taken[2] = {0, 0};
+        for (std::size_t token = first; token < (first == 0 ? 7u : 13u); ++token) {
+            const auto e = static_cast<std::size_t>(u.routing()[0].chosen[token]);
+            const double p = u.routing()[0].gate(static_cast<index_t>(token), 0);
+            const bool fits = taken[e]++ < 2;
+            dropped += fits ? 0 : 1;
+            for (std::size_t j = 0; j < 9; ++j) {
+                CHECK(y[token * 9 + j] ==
+                      Approx(fits ? all[token * 9 + j] : p * x[token * 9 + j]).margin(1e-13));
+                CHECK(rest[token * 9 + j] == Approx(fits ? all[token * 9 + j] : 0.0).margin(1e-13));
+            }
+        }
+    }
+    CHECK(dropped >= 5);
+    CHECK(t.routing()[0].dropped == dropped);
+    CHECK((t.routing()[0].counts[0] + t.routing()[0].counts[1] == 13));
+}
+
+TEST_CASE("mixlora: identical updates make the routing irrelevant", "[layer][lora]") {
+    constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
+    using four = mixlora<7, 5, activation::silu, 4, spec, route::top_k<2>>;
+    auto w = random_params<four, double>(3);
+    for (const std::string name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
+        auto v = w.read(name);
+        for (std::size_t i = v.size() / 4; i < v.size(); ++i) v[i] = v[i - v.size() / 4];
+        w.write(name, v);
+    }
+    const auto x = normal_numbers<double>(5 * 7, 1);
+    tape<four, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    w.write("router", normal_numbers<double>(28, 9));
+    CHECK(distance(run_forward(w, x, batch::equal(1, 5), t), y) < 1e-12);
+}
+
+TEST_CASE("mixlora: llava-mole's one choice for all three maps", "[layer][lora]") {
+    // Unweighted top-1, taught by its balance loss; with gate::softmax by the task too.
+    constexpr mixlora_spec spec{.adapter = {.rank = 2, .alpha = 4}};
+    using hard = mixlora<7, 5, activation::silu, 4, spec, route::top_k<1>, gate::one, balance::counts<>>;
+    using weighted = mixlora<7, 5, activation::silu, 4, spec, route::top_k<1>, gate::softmax>;
+    CHECK(gradcheck<hard>({}, batch::ragged({3, 0, 5})).passed);
+    CHECK(gradcheck<weighted>({}, batch::ragged({3, 0, 5})).passed);
+    const auto w = random_params<hard, double>(3);
+    const auto x = normal_numbers<double>(5 * 7, 1);
+    tape<hard, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 5), t);
+    // Each token alone through the network of its expert.
+    using one = mixlora<7, 5, activation::silu, 1, spec, route::top_k<1>>;
+    for (std::size_t token = 0; token < 5; ++token) {
+        const auto e = static_cast<std::size_t>(t.routing()[0].chosen[token]);
+        auto v = random_params<one, double>(3);
+        for (const std::string name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
+            const auto all = w.read(name);
+            const auto first = all.begin() + static_cast<std::ptrdiff_t>(e * all.size() / 4);
+            v.write(name, std::vector<double>(first, first + static_cast<std::ptrdiff_t>(all.size() / 4)));
+        }
+        for (const std::string name : {"gate_up.0.weight", "down.0.weight"}) v.write(name, w.read(name));
+        tape<one, double> u;
+        const std::vector<double> row(x.begin() + static_cast<std::ptrdiff_t>(7 * token),
+                                      x.begin() + static_cast<std::ptrdiff_t>(7 * token + 7));
+        const auto alone = run_forward(v, row, batch::equal(1, 1), u);
+        CHECK(distance(alone, std::vector<double>(y.begin() + static_cast<std::ptrdiff_t>(7 * token),
+                                                  y.begin() + static_cast<std::ptrdiff_t>(7 * token + 7))) <
+              1e-13);
+    }
+}
+
 TEST_CASE("mixlora: float, threads, and no token", "[layer][lora]") {
     // Sums of at most 9 products of size about 1 through five maps and a softmax.
     CHECK(mox_test::float_distance<net>(batch::ragged({4, 1, 9}), 5) < 1e-4);

@@ -1,6 +1,7 @@
 #include <mox/route/capacity.hpp>
 
 #include <cmath>
+#include <vector>
 
 #include "../support/catch.hpp"
 
@@ -30,4 +31,14 @@ TEST_CASE("capacity: at least one token, and enough for all where nothing is dro
     CHECK(capacity::factor<1000>::limit(0, 1, 8) == 1);
     CHECK(capacity::dropless::limit(17, 2, 4) == 17);
     CHECK(capacity::dropless::limit(0, 2, 4) == 0);
+}
+
+TEST_CASE("capacity: per sequence, first choices in token order, then second ones", "[route][capacity]") {
+    using two = mox::capacity::per_sequence<2>;
+    // Two sequences of three tokens, two choices each, experts 0 to 2; 3 is a null expert.
+    std::vector<mox::row_t> chosen{0, 1, 0, 3, 0, -1, 1, 0, 2, 0, 1, 0};
+    const std::vector<mox::row_t> offsets{0, 3, 6};
+    std::vector<mox::row_t> taken(3);
+    CHECK(two::admit(offsets.data(), 2, 2, 3, chosen.data(), taken.data()) == 2);
+    CHECK(chosen == std::vector<mox::row_t>{0, 1, 0, 3, -1, -1, 1, 0, 2, 0, 1, -1});
 }

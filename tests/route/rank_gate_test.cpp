@@ -1,5 +1,6 @@
 #include <mox/route/rank_gate.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -145,4 +146,90 @@ TEST_CASE("self_activated: a token of zeros, few ranks, and a threshold nobody r
     CHECK(run_infer(v, x, rows, u) == run_infer(only, x, rows, s));
     // The threshold is for inference.
     CHECK(run_forward(v, x, rows, u) != run_forward(only, x, rows, s));
+}
+
+TEST_CASE("sigmoid_top_k: its earlier form is a softmax over the chosen, bias included",
+          "[route][rank_gate]") {
+    using net =
+        lora<base, rank6,
+             rank_gate::sigmoid_top_k<3, 2, coefficient{0.01}, rank_gate::score_form::softmax_on_selected>>;
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(21, 1);
+    tape<net, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, 3), t);
+    const auto r = w.read("router"), bias = w.read("select_bias"), a = w.read("a"), b = w.read("b"),
+               base_weight = w.read("0.0.weight");
+    for (std::size_t token = 0; token < 3; ++token) {
+        std::vector<double> v(6), z(6), gate(6, 0.0);
+        for (std::size_t j = 0; j < 6; ++j) {
+            v[j] = bias[j];
+            for (std::size_t i = 0; i < 7; ++i) {
+                v[j] += x[token * 7 + i] * r[i * 3 + j / 2];
+                z[j] += x[token * 7 + i] * a[j * 7 + i];
+            }
+        }
+        auto order = v;
+        std::sort(order.begin(), order.end());
+        double sum = 0;
+        for (std::size_t j = 0; j < 6; ++j) {
+            if (v[j] >= order[3]) sum += gate[j] = std::exp(v[j]);
+        }
+        for (std::size_t o = 0; o < 9; ++o) {
+            double expected = 0;
+            for (std::size_t i = 0; i < 7; ++i) expected += x[token * 7 + i] * base_weight[i * 9 + o];
+            // Scaled by alpha, 9, as the sum over the chosen is 1.
+            for (std::size_t j = 0; j < 6; ++j) expected += 9 * z[j] * gate[j] / sum * b[j * 9 + o];
+            CHECK(y[token * 9 + o] == Approx(expected).margin(1e-12));
+        }
+    }
+}
+
+TEST_CASE("strongest: how many values of the projection are not zero", "[route][rank_gate]") {
+    using rank_gate::key;
+    using rank_gate::strongest;
+    static_assert(strongest<3>::row_values(12, 8) == 4 && strongest<1>::row_values(3, 8) == 1);
+    using eighth = strongest<3, key::magnitude, coefficient{1e-3}, coefficient{0.125}>;
+    static_assert(eighth::row_values(13, 8) == 1 && eighth::row_values(16, 2) == 2);
+    static_assert(strongest<3, key::value, coefficient{1e-3}, coefficient{1.0}>::row_values(13, 8) == 13);
+    using net = lora<linear<32, 5>, rank6, eighth>;
+    const params<net, double> w(init::standard, 3);
+    const auto a = w.read("a");
+    for (std::size_t row = 0; row < 6; ++row)
+        CHECK(std::count_if(a.begin() + static_cast<std::ptrdiff_t>(32 * row),
+                            a.begin() + static_cast<std::ptrdiff_t>(32 * row + 32),
+                            [](double v) { return v != 0; }) == 4);
+}
+
+TEST_CASE("strongest: scaling a token without bias changes no choice", "[route][rank_gate]") {
+    using net = lora<base, rank6, rank_gate::strongest<2>>;
+    auto w = random_params<net, double>(4);
+    w.write("select_bias", std::vector<double>(6, 0.0));
+    auto x = normal_numbers<double>(35, 1);
+    tape<net, double> t, u;
+    run_forward(w, x, batch::equal(1, 5), t);
+    for (double& v : x) v *= 3.5;
+    run_forward(w, x, batch::equal(1, 5), u);
+    index_t sum = 0;
+    for (index_t i = 0; i < 10; ++i) CHECK(t.routing()[0].chosen[i] == u.routing()[0].chosen[i]);
+    for (index_t j = 0; j < 6; ++j) sum += t.routing()[0].counts[j];
+    CHECK(sum == 10);
+}
+
+TEST_CASE("self_activated: the norm is at least the smallest one", "[route][rank_gate]") {
+    constexpr adapter_spec unscaled{.rank = 6};
+    using net = lora<base, unscaled,
+                     rank_gate::self_activated<2, coefficient{0.5}, coefficient{0.0}, coefficient{1e3}>>;
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(7, 1);
+    tape<net, double> t;
+    run_forward(w, x, batch::equal(1, 1), t);
+    const auto a = w.read("a");
+    std::vector<double> z(6, 0.0);
+    for (std::size_t j = 0; j < 6; ++j) {
+        for (std::size_t i = 0; i < 7; ++i) z[j] += x[i] * a[j * 7 + i];
+    }
+    std::sort(z.begin(), z.end());
+    // h = z / 1000.
+    const auto g = gates_of(t);
+    CHECK(g[0] / g[1] == Approx(std::exp((z[5] - z[4]) / 500)));
 }

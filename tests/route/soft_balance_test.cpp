@@ -1,5 +1,6 @@
 #include <mox/route/soft_balance.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -56,6 +57,40 @@ TEST_CASE("entropy: one for the uniform distribution, zero for a certain one, th
     check(entropy::shannon{});
     check(entropy::tsallis<>{});
     check(entropy::tsallis<coefficient{2.0}>{});
+    check(entropy::renyi<>{});
+    check(entropy::renyi<coefficient{1.5}>{});
+}
+
+TEST_CASE("entropy: formulas, gradients against differences, and one expert alone", "[route][entropy]") {
+    const double p[5] = {0.4, 0.05, 0.3, 0.2, 0.05};
+    double square = 0;
+    for (const double v : p) square += (v + 1e-5) * (v + 1e-5);
+    CHECK(entropy::renyi<>::value(p, 5) == Approx(-std::log(square + 1e-10) / std::log(5.0)));
+    CHECK(entropy::tsallis<coefficient{2.0}>::value(p, 5) == Approx((1 - square) / (1 - 0.2)));
+    const auto check = [&](auto e) {
+        using E = decltype(e);
+        std::vector<double> d(5, 1.0);
+        E::add_gradient(p, 5, 3.0, d.data());
+        for (std::size_t i = 0; i < 5; ++i) {
+            double high[5], low[5];
+            std::copy_n(p, 5, high);
+            std::copy_n(p, 5, low);
+            high[i] += 1e-6;
+            low[i] -= 1e-6;
+            const double slope = (E::value(high, 5) - E::value(low, 5)) / 2e-6;
+            CHECK(d[i] == Approx(1 + 3 * slope).epsilon(1e-7));
+        }
+        const double sure = 1;
+        double nothing = 7;
+        CHECK(E::value(&sure, 1) == 0.0);
+        E::add_gradient(&sure, 1, 3.0, &nothing);
+        CHECK(nothing == 7.0);
+    };
+    check(entropy::shannon{});
+    check(entropy::tsallis<>{});
+    check(entropy::tsallis<coefficient{2.0}>{});
+    check(entropy::renyi<>{});
+    check(entropy::renyi<coefficient{0.5}>{});
 }
 
 TEST_CASE("soft losses: values that are known", "[route][balance]") {

@@ -115,3 +115,35 @@ TEST_CASE("compeft: the adapters of a network, there and back", "[transform][com
     CHECK_THROWS_WITH(decompress(t, other), Contains("like what the network trains"));
     CHECK(std::vector<float>(other.flat().begin(), other.flat().end()) == before);
 }
+
+TEST_CASE("prune: keeps the entries that compress keeps, as they are", "[transform][compeft]") {
+    auto v = mox_test::normal_numbers<double>(101, 3);
+    v[7] = v[9] = -v[8];
+    const auto before = v;
+    for (const double density : {0.1, 0.35, 1.0}) {
+        v = before;
+        const auto t = mox::compress(std::span<const double>(v), {.density = density});
+        mox::prune(std::span<double>(v), density);
+        for (std::size_t i = 0; i < v.size(); ++i)
+            CHECK(v[i] == (t.sign(static_cast<mox::index_t>(i)) == 0 ? 0.0 : before[i]));
+        CHECK((v == before) == (density == 1));
+    }
+    CHECK_THROWS_WITH(mox::prune(std::span<double>(v), 0.0), Catch::Matchers::Contains("'density'"));
+}
+
+TEST_CASE("compeft: a product with numbers needs none", "[transform][compeft]") {
+    const auto v = mox_test::normal_numbers<double>(150, 3), x = mox_test::normal_numbers<double>(150, 4);
+    const auto t = mox::compress(std::span<const double>(v), {.density = 0.3, .factor = 2});
+    double expected = 0;
+    for (std::size_t i = 0; i < 150; ++i) expected += t.scale() * t.sign(static_cast<mox::index_t>(i)) * x[i];
+    CHECK(t.dot(std::span<const double>(x)) == Approx(expected).epsilon(1e-12));
+}
+
+TEST_CASE("compeft: the mean of the kept sizes as the one number", "[transform][compeft]") {
+    const std::vector<double> v{4, -2, 0.5, 0.25, -0.125};
+    const auto t =
+        mox::compress(std::span<const double>(v),
+                      {.density = 0.2, .factor = 3, .magnitude = mox::ternary_magnitude::mean_kept});
+    CHECK(t.count() == 2);
+    CHECK(t.scale() == Approx(9));
+}

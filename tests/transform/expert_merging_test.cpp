@@ -146,3 +146,15 @@ TEST_CASE("distill: the gradient against differences, and nothing from no row", 
     CHECK_THROWS_WITH(distill<double>({}, {}, 0.0, matrix_view<double>{}),
                       Contains("'temperature' must be positive"));
 }
+
+TEST_CASE("merge_coefficients: without chunks nothing is trained", "[transform][expert_merging]") {
+    mox::merge_coefficients<double> fixed(2, 0, 0.25);
+    CHECK(fixed.raw().empty());
+    CHECK(fixed.penalty() == 0);
+    const std::vector<double> base{1, 2, 3}, tasks{4, 0, 8, 0, 4, 4};
+    std::vector<double> merged(3);
+    fixed.merge(base, tasks, merged);
+    CHECK(merged == std::vector<double>{2, 3, 6});
+    fixed.gradient(base, tasks, {});
+    fixed.penalty_gradient(1.0, {});
+}

@@ -46,7 +46,8 @@ struct flow<Available, leaves<L, Ls...>> {
     static_assert(
         all_available<Available, typename reads_of<L>::type>,
         "mox: this layer reads a signal that no layer before it publishes (attention_received needs a "
-        "mox::attention layer earlier in the network)");
+        "mox::attention layer earlier in the network, a shared decision a mox::sequence_gate, a pooled loss "
+        "a router with balance::pooled)");
     using inside = typename flow<Available, children_of<L>>::type;
     using type = typename flow<join<inside, typename publishes_of<L>::type>, leaves<Ls...>>::type;
 };

@@ -28,10 +28,22 @@ struct packed_format {
 };
 
 /// Initial values: a constant, or normal numbers; `fan_in` has deviation 1/sqrt(rows). `uniform_cols` lies
-/// evenly in +-1/sqrt(cols): the usual start of a map that is stored output by output. `sparse_rows`: some
-/// values of each row, at random places, normal with deviation 1/rows, the others zero. `constant`: the
-/// number that the parameter names.
-enum class fill { zeros, ones, fan_in, small, embedding, uniform_cols, sparse_rows, constant };
+/// evenly in +-1/sqrt(cols): the usual start of a map that is stored output by output; `uniform_rows` in
+/// +-1/sqrt(rows): the same for one that is not. `sparse_rows`: some values of each row, at random places,
+/// normal with deviation 1/rows, the others zero. `constant`: the number that the parameter names; `normal`:
+/// normal with that deviation.
+enum class fill {
+    zeros,
+    ones,
+    fan_in,
+    small,
+    embedding,
+    uniform_cols,
+    uniform_rows,
+    sparse_rows,
+    constant,
+    normal,
+};
 
 /// One named tensor of a layer, or `count` of them in a stack (one per expert).
 struct parameter {
@@ -45,7 +57,7 @@ struct parameter {
     bool decays = true;            ///< weight decay applies (not to norms, biases and router biases)
     bool trained = true;           ///< false: no gradient and no optimiser state
     index_t row_values = 0;        ///< of fill::sparse_rows: values per row that are not zero
-    double constant = 0;           ///< of fill::constant
+    double constant = 0;           ///< of fill::constant and fill::normal
     const packed_format* packing = nullptr;  ///< of storage::packed and storage::gated_packed
 
     constexpr bool gated() const noexcept {

@@ -53,23 +53,13 @@ struct lora {
     static constexpr auto parameters = [] {
         constexpr auto own = Gate::template parameters<in, ranks>;
         std::array<parameter, 2 + (kept > 0 ? 2 : 0) + own.size()> all{};
-        all[0] = {.name = "a",
-                  .form = storage::panels,
-                  .rows = Spec.rank,
-                  .cols = in,
-                  .init = fill::uniform_cols,
-                  .decays = false,
-                  .trained = Gate::trains_down};
+        all[0] = Spec.down("a", 1, in);
+        all[0].trained = Gate::trains_down;
         if constexpr (requires { Gate::row_values(in, ranks); }) {
             all[0].init = fill::sparse_rows;
             all[0].row_values = Gate::row_values(in, Spec.rank);
         }
-        all[1] = {.name = "b",
-                  .form = storage::panels,
-                  .rows = Spec.rank,
-                  .cols = out,
-                  .init = fill::zeros,
-                  .decays = false};
+        all[1] = Spec.up("b", 1, out);
         std::size_t at = 2;
         if constexpr (kept > 0) {
             all[at++] = {.name = "kept_a",

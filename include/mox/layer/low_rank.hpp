@@ -20,6 +20,7 @@ struct adapter_spec {
     bool rank_stabilised = false;  ///< scaled by alpha / sqrt(rank) (arXiv 2312.03732)
     double dropout = 0;            ///< probability, on the adapter's input only, in training only
     index_t kept_ranks = 0;        ///< further ranks of earlier tasks, used and not trained (MoRAM)
+    bool gaussian = false;         ///< A starts normal with deviation 1 / rank, not even in +-1 / sqrt(in)
 
     constexpr double scale() const {
         if (alpha == 0) return 1;
@@ -31,6 +32,25 @@ struct adapter_spec {
             divisor = root;
         }
         return alpha / divisor;
+    }
+
+    /// A and B of `experts` adapters of this shape, rank by rank.
+    constexpr parameter down(std::string_view name, index_t experts, index_t in) const {
+        return {.name = name,
+                .form = storage::panels,
+                .rows = experts * rank,
+                .cols = in,
+                .init = gaussian ? fill::normal : fill::uniform_cols,
+                .decays = false,
+                .constant = gaussian ? 1.0 / static_cast<double>(rank) : 0.0};
+    }
+    constexpr parameter up(std::string_view name, index_t experts, index_t out) const {
+        return {.name = name,
+                .form = storage::panels,
+                .rows = experts * rank,
+                .cols = out,
+                .init = fill::zeros,
+                .decays = false};
     }
 };
 
@@ -50,18 +70,7 @@ struct low_rank {
     static constexpr double flops(double /*context*/) { return 2.0 * rank * (In + Out); }
 
     template <index_t E>
-    static constexpr std::array bank_parameters{parameter{.name = "a",
-                                                          .form = storage::panels,
-                                                          .rows = E* rank,
-                                                          .cols = In,
-                                                          .init = fill::uniform_cols,
-                                                          .decays = false},
-                                                parameter{.name = "b",
-                                                          .form = storage::panels,
-                                                          .rows = E* rank,
-                                                          .cols = Out,
-                                                          .init = fill::zeros,
-                                                          .decays = false}};
+    static constexpr std::array bank_parameters{Spec.down("a", E, In), Spec.up("b", E, Out)};
 
     template <class T>
     struct bank_record {

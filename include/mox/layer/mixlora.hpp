@@ -19,6 +19,7 @@ struct mixlora_spec {
     bool gate = true;
     bool up = true;
     bool down = true;
+    bool gated = true;  ///< false: a network of two maps, up and down, v = act(x Wu); there is no gate
 };
 
 namespace detail {
@@ -82,9 +83,10 @@ private:
 
 }  // namespace detail
 
-/// E experts around one frozen gated network of width D and H hidden units. Takes over the tensors of
-/// swiglu<D, H> (mox::copy_matching); starts as that network. Policies are those of mox::moe without shared
-/// layers; MixLoRA's own are route::top_k<2> and balance::load<>, whose value is here 1 / k of the paper's.
+/// E experts around one frozen network of width D and H hidden units. Takes over the tensors of swiglu<D, H>,
+/// or of mlp<D, H> without biases where the spec says not gated (mox::copy_matching); starts as that network.
+/// Policies are those of mox::moe without shared layers; MixLoRA's own are route::top_k<2> and
+/// balance::load<>, whose value is here 1 / k of the paper's.
 template <index_t D, index_t H, class Act, index_t E, mixlora_spec Spec, class... Policies>
 struct mixlora {
     static_assert(D > 0 && H > 0 && E > 0, "mox::mixlora: widths and the number of experts must be positive");
@@ -100,58 +102,55 @@ struct mixlora {
     static constexpr index_t out = D;
     static constexpr index_t rank = Spec.adapter.rank;
     static constexpr bool chooses_update = true;  ///< mox::merge refuses
-    static constexpr bool draws = Spec.adapter.dropout > 0;
     using routing = router<D, E, Policies...>;
-    using children = leaves<frozen<linear<D, 2 * H>>, frozen<linear<H, D, bias::none, true>>>;
-    static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};
+    static constexpr bool draws = Spec.adapter.dropout > 0 || routing::draws;
+    static constexpr bool drops = Spec.adapter.dropout > 0;
+    using reads = typename routing::reads;
+    using teaches = reads;
+    using publishes = typename routing::publishes;
+    static constexpr bool gated = Spec.gated;
+    static constexpr index_t front = gated ? 2 * H : H;  ///< columns of the maps in front
+    using children = leaves<frozen<linear<D, front>>, frozen<linear<H, D, bias::none, true>>>;
+    static constexpr std::array<std::string_view, 2> child_names{gated ? "gate_up" : "up", "down"};
+    static constexpr bool updates_gate = gated && Spec.gate;
 
-    static constexpr std::size_t updates = static_cast<std::size_t>(Spec.gate) +
+    static constexpr std::size_t updates = static_cast<std::size_t>(updates_gate) +
                                            static_cast<std::size_t>(Spec.up) +
                                            static_cast<std::size_t>(Spec.down);
     static_assert(updates > 0, "mox::mixlora: at least one map must have an update");
-    // Own tensors: the router, then two factors per update.
-    static constexpr index_t gate_at = 1, up_at = gate_at + (Spec.gate ? 2 : 0),
+    // Own tensors: the router's, then two factors per update.
+    static constexpr index_t gate_at = routing::tensor_count, up_at = gate_at + (updates_gate ? 2 : 0),
                              down_at = up_at + (Spec.up ? 2 : 0);
 
     static constexpr auto parameters = [] {
-        std::array<parameter, 1 + 2 * updates> all{};
-        all[0] = routing::tensor;
-        std::size_t at = 1;
+        std::array<parameter, routing::tensors.size() + 2 * updates> all{};
+        std::size_t at = 0;
+        for (const parameter& p : routing::tensors) all[at++] = p;
         const auto add = [&](bool wanted, std::string_view a, std::string_view b, index_t from, index_t to) {
             if (!wanted) return;
-            all[at++] = {.name = a,
-                         .form = storage::panels,
-                         .rows = E * rank,
-                         .cols = from,
-                         .init = fill::uniform_cols,
-                         .decays = false};
-            all[at++] = {.name = b,
-                         .form = storage::panels,
-                         .rows = E * rank,
-                         .cols = to,
-                         .init = fill::zeros,
-                         .decays = false};
+            all[at++] = Spec.adapter.down(a, E, from);
+            all[at++] = Spec.adapter.up(b, E, to);
         };
-        add(Spec.gate, "gate_a", "gate_b", D, H);
+        add(updates_gate, "gate_a", "gate_b", D, H);
         add(Spec.up, "up_a", "up_b", D, H);
         add(Spec.down, "down_a", "down_b", H, D);
         return all;
     }();
 
     static constexpr double flops(double) {
-        return routing::flops + 6.0 * D * H +
+        return routing::flops + 2.0 * D * (front + H) +
                routing::mean_experts * static_cast<double>(updates) * 2.0 * rank * (D + H);
     }
     /// Share of each own tensor that one token touches.
     static constexpr double active_share(index_t tensor) {
-        return tensor == 0 ? 1.0 : routing::mean_experts / E;
+        return tensor < routing::tensor_count ? 1.0 : routing::mean_experts / E;
     }
 
     template <class T>
     struct record {
         typename routing::template record<T> route;
         matrix_view<const T> x;
-        matrix_view<T> a, c, v;     ///< slots x H: gate and up pre-activations, hidden rows
+        matrix_view<T> a, c, v;  ///< slots x H: gate and up pre-activations (one without a gate), hidden rows
         matrix_view<T> zg, zu, zd;  ///< slots x rank
         matrix_view<T> mixed;       ///< tokens x H
         dropout_draw drop;
@@ -163,18 +162,19 @@ struct mixlora {
                         matrix_view<T> y) {
         const index_t n = x.rows;
         record<T> r{};
-        r.route = routing::template forward<T>(ctx, w.template panels<0>(), x, type_id<mixlora>());
+        r.route = routing::template forward<T>(ctx, w.tensors(), x, type_id<mixlora>());
         r.x = x;
         const route::plan<T>& plan = r.route.plan;
         const kernel::group_view groups = plan.groups();
-        if constexpr (draws) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
-        const matrix_view<T> pre = ctx.activation(n, 2 * H);
-        frozen<linear<D, 2 * H>>::template forward<T>(ctx, w.template child<0>(), x, pre);
+        if constexpr (drops) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
+        const matrix_view<T> pre = ctx.activation(n, front);
+        frozen<linear<D, front>>::template forward<T>(ctx, w.template child<0>(), x, pre);
 
-        for (matrix_view<T>* m : {&r.a, &r.c, &r.v}) *m = ctx.activation(plan.slots, H);
+        for (matrix_view<T>* m : {&r.a, &r.v}) *m = ctx.activation(plan.slots, H);
+        r.c = gated ? ctx.activation(plan.slots, H) : r.a;
         kernel::gather_rows<T>(ctx.exec, pre.middle_cols(0, H), plan.token, r.a);
-        kernel::gather_rows<T>(ctx.exec, pre.middle_cols(H, H), plan.token, r.c);
-        if constexpr (Spec.gate) {
+        if constexpr (gated) kernel::gather_rows<T>(ctx.exec, pre.middle_cols(H, H), plan.token, r.c);
+        if constexpr (updates_gate) {
             r.zg = ctx.activation(plan.slots, rank);
             r.xg = dropped(ctx, r.drop, gate_at, x);
             into::forward(ctx, groups, w[gate_at], w[gate_at + 1],
@@ -188,8 +188,9 @@ struct mixlora {
         }
         for_each_unit(ctx, plan.slots, [&](index_t s, index_t j, index_t count) {
             const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
-            const auto c = simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
-            simd::store_upto(r.v.row(s) + j, Act::value(a) * c, count);
+            auto v = Act::value(a);
+            if constexpr (gated) v *= simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
+            simd::store_upto(r.v.row(s) + j, v, count);
         });
 
         // Experts come in ascending order, so that sums do not depend on threads.
@@ -204,6 +205,7 @@ struct mixlora {
                                                  kernel::row_source<const T>(r.zd), plan.gate,
                                                  back::stack(back::ranks::up(w[down_at + 1], E)), y, true);
         }
+        routing::pass_dropped(ctx, r.route, y);
         ctx.save(r);
     }
 
@@ -258,17 +260,20 @@ struct mixlora {
         // The hidden rows' gradients carry the gate; then through the activation, into a and c.
         for_each_unit(ctx, slots, [&](index_t s, index_t j, index_t count) {
             const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
-            const auto c = simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
             const auto d =
                 simd::load_upto<T, simd::default_arch>(dv.row(s) + j, count) * simd::batch<T>(plan.gate[s]);
-            simd::store_upto(r.a.row(s) + j, d * c * Act::derivative(a), count);
-            simd::store_upto(r.c.row(s) + j, d * Act::value(a), count);
+            auto da = d * Act::derivative(a);
+            if constexpr (gated) {
+                da *= simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
+                simd::store_upto(r.c.row(s) + j, d * Act::value(a), count);
+            }
+            simd::store_upto(r.a.row(s) + j, da, count);
         });
 
-        const matrix_view<T> dpre = ctx.temporary(n, 2 * H);
+        const matrix_view<T> dpre = ctx.temporary(n, front);
         add_to_tokens<T>(ctx, plan, nullptr, r.a, dpre, 0);
-        add_to_tokens<T>(ctx, plan, nullptr, r.c, dpre, H);
-        frozen<linear<D, 2 * H>>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(),
+        if constexpr (gated) add_to_tokens<T>(ctx, plan, nullptr, r.c, dpre, H);
+        frozen<linear<D, front>>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(),
                                                        dpre, dx);
         const matrix_view<T> dz = ctx.temporary(slots, rank);
         const auto into_map = [&](index_t at, matrix_view<const T> from, matrix_view<T> z,
@@ -283,10 +288,9 @@ struct mixlora {
                     static_cast<const T*>(nullptr), into::stack(into::ranks::down(w[at], E)), to, true);
             });
         };
-        if constexpr (Spec.gate) into_map(gate_at, r.xg, r.zg, r.a);
+        if constexpr (updates_gate) into_map(gate_at, r.xg, r.zg, r.a);
         if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, r.c);
-        routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r.route, dgate,
-                                      dx);
+        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r.route, dgate, dx, dy);
     }
 
 private:
@@ -303,7 +307,7 @@ private:
     template <class T>
     static matrix_view<const T> dropped(context<T>& ctx, const dropout_draw& drop, index_t at,
                                         matrix_view<const T> from) {
-        if (!draws || !drop.active()) return from;
+        if (!drops || !drop.active()) return from;
         const matrix_view<T> rest = ctx.activation(from.rows, from.cols);
         of_map(drop, at).template apply<T>(ctx.exec, from, rest, false);
         return rest;
@@ -312,7 +316,7 @@ private:
     // to += what `add` adds to zeros, passed through the dropout of a map.
     template <class T, class Add>
     static void through(context<T>& ctx, const dropout_draw& drop, index_t at, matrix_view<T> to, Add&& add) {
-        if (!draws || !drop.active()) return add(to);
+        if (!drops || !drop.active()) return add(to);
         const arena_scope scope(*ctx.scratch);
         const matrix_view<T> part = ctx.temporary(to.rows, to.cols);
         for (index_t t = 0; t < to.rows; ++t) std::fill_n(part.row(t), to.cols, T(0));

@@ -71,6 +71,8 @@ struct moe {
 
     using body = typename Bank::body;
     using routing = router<body::in, Bank::count, Policies...>;
+    static_assert(!routing::passes_tokens || body::in == body::out,
+                  "mox::moe: overflow::token needs experts whose output has the width of their input");
 
     static constexpr std::string_view name = "moe";
     static constexpr index_t in = body::in;
@@ -80,7 +82,11 @@ struct moe {
     static constexpr index_t outputs = routing::outputs;
     static constexpr index_t slots = routing::slots;
     static constexpr double mean_experts = routing::mean_experts;
-    static constexpr bool draws = requires { body::draws; };
+    static constexpr bool draws = requires { body::draws; }
+    || routing::draws;
+    using reads = typename routing::reads;
+    using teaches = reads;
+    using publishes = typename routing::publishes;
 
     using children = typename detail::layers_of<route::all_of_kind<route::shared_policy, Policies...>>::type;
     /// Low-rank experts around one layer only wrap it, like mox::lora (model/transfer.hpp).
@@ -89,9 +95,10 @@ struct moe {
 
     static constexpr auto parameters = [] {
         constexpr auto bank = body::template bank_parameters<expert_count>;
-        std::array<parameter, 1 + bank.size()> all{};
-        all[0] = routing::tensor;
-        for (std::size_t i = 0; i < bank.size(); ++i) all[i + 1] = bank[i];
+        constexpr std::size_t own = routing::tensors.size();
+        std::array<parameter, own + bank.size()> all{};
+        for (std::size_t i = 0; i < own; ++i) all[i] = routing::tensors[i];
+        for (std::size_t i = 0; i < bank.size(); ++i) all[i + own] = bank[i];
         return all;
     }();
 
@@ -103,15 +110,17 @@ struct moe {
     }
     /// Share of each own tensor that one token touches.
     static constexpr double active_share(index_t tensor) {
-        return tensor == 0 ? 1.0 : routing::mean_experts / expert_count;
+        return tensor < routing::tensor_count ? 1.0 : routing::mean_experts / expert_count;
     }
 
     template <class T>
     static void forward(context<T>& ctx, param_ref<moe, const T> w, matrix_view<const T> x,
                         matrix_view<T> y) {
-        const auto r = routing::template forward<T>(ctx, w.template panels<0>(), x, type_id<moe>());
+        const auto r = routing::template forward<T>(ctx, w.tensors(), x, type_id<moe>());
         run_shared(ctx, w, x, y);
-        body::template bank_forward<T>(ctx, w.tensors().from(1), rows_of(r.plan), x, y, children::size > 0);
+        body::template bank_forward<T>(ctx, w.tensors().from(routing::tensor_count), rows_of(r.plan), x, y,
+                                       children::size > 0);
+        routing::pass_dropped(ctx, r, y);
         ctx.save(r);
     }
 
@@ -121,9 +130,9 @@ struct moe {
         const auto r = ctx.template restore<typename routing::template record<T>>();
         const arena_scope scope(*ctx.scratch);
         T* slot_gradient = ctx.scratch->template take<T>(r.plan.slots);
-        body::template bank_backward<T>(ctx, w.tensors().from(1), g.tensors().from(1), dy, dx, slot_gradient);
-        routing::template backward<T>(ctx, w.template panels<0>(), g.template panels<0>(), r, slot_gradient,
-                                      dx);
+        body::template bank_backward<T>(ctx, w.tensors().from(routing::tensor_count),
+                                        g.tensors().from(routing::tensor_count), dy, dx, slot_gradient);
+        routing::template backward<T>(ctx, w.tensors(), g.tensors(), r, slot_gradient, dx, dy);
         run_shared_backward(ctx, w, g, dy, dx);
     }
 

@@ -3,6 +3,7 @@
 // The routing of one layer, forward and backward: scorer -> selector -> gate -> plan, and the auxiliary
 // losses. What the chosen experts compute is the business of the layer that owns the router.
 
+#include <mox/kernel/dot.hpp>
 #include <mox/kernel/softmax.hpp>
 #include <mox/layer/context.hpp>
 #include <mox/route/balance.hpp>
@@ -11,9 +12,32 @@
 #include <mox/route/linear_scorer.hpp>
 #include <mox/route/null_experts.hpp>
 #include <mox/route/plan.hpp>
+#include <mox/route/pooled.hpp>
 #include <mox/route/top_k.hpp>
 
 namespace mox::inline MOX_ABI {
+
+namespace detail {
+
+template <class Scorer>
+auto signals_of_scorer() {
+    if constexpr (requires { typename Scorer::reads; }) {
+        return typename Scorer::reads{};
+    } else {
+        return leaves<>{};
+    }
+}
+
+template <class Scorer, class T>
+auto record_of_scorer() {
+    if constexpr (requires { typename Scorer::template record<T>; }) {
+        return typename Scorer::template record<T>{};
+    } else {
+        return std::byte{};
+    }
+}
+
+}  // namespace detail
 
 /// Routes rows of width `In` to `Experts` experts. Policies in any order: one selector (route::top_k<k>); and
 /// optionally a scorer (default route::linear_scorer), a gate (default gate::renormalised), null_experts<M>,
@@ -26,6 +50,8 @@ struct router {
                   "mox::moe: at most one gate policy can be given");
     static_assert(route::all_of_kind<route::nulls_policy, Policies...>::size <= 1,
                   "mox::moe: at most one null_experts policy can be given");
+    static_assert(route::all_of_kind<route::pool_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one pooled loss can be given");
     static_assert(route::all_of_kind<route::capacity_policy, Policies...>::size <= 1,
                   "mox::moe: at most one capacity policy can be given");
 
@@ -34,6 +60,13 @@ struct router {
     using scorer = route::one_of_kind<route::scorer_policy, route::linear_scorer, Policies...>;
     using nulls = route::one_of_kind<route::nulls_policy, null_experts<0>, Policies...>;
     using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
+    using pool = route::one_of_kind<route::pool_policy, void, Policies...>;
+    static constexpr bool pools = !std::is_void_v<pool>;
+    static constexpr bool limits_sequences = requires { capacity_type::most; };
+    static constexpr bool passes_tokens = [] {
+        if constexpr (limits_sequences) return capacity_type::passes_tokens;
+        return false;
+    }();
     using balances = route::all_of_kind<route::balance_policy, Policies...>;
 
     static constexpr index_t experts = Experts;
@@ -49,43 +82,75 @@ struct router {
         selector::template select<float>(exec, view, chosen);
     };
 
-    /// Scorers read rows one by one, or whole sequences.
+    /// Scorers are linear in rows one by one, linear in whole sequences, or anything with tensors of its own.
     static constexpr bool scores_sequences = requires { scorer::per_sequence; };
+    static constexpr bool scores_freely = requires { scorer::template parameters<In, outputs>; };
 
-    /// The scorer's tensor.
-    static constexpr parameter tensor{
-        .name = scorer::name, .form = storage::panels, .rows = In, .cols = outputs, .init = fill::small};
+    /// The scorer's tensors.
+    static constexpr auto tensors = [] {
+        if constexpr (scores_freely) {
+            return scorer::template parameters<In, outputs>;
+        } else {
+            parameter linear{.name = scorer::name,
+                             .form = storage::panels,
+                             .rows = In,
+                             .cols = outputs,
+                             .init = fill::small};
+            if constexpr (requires { scorer::init; }) linear.init = scorer::init;
+            return std::array{linear};
+        }
+    }();
+    static constexpr index_t tensor_count = static_cast<index_t>(tensors.size());
+    static constexpr bool draws = requires { scorer::draws; };
+    using reads = decltype(detail::signals_of_scorer<scorer>());
+    using publishes = std::conditional_t<pools, leaves<signal::routing<outputs>>, leaves<>>;
 
-    static constexpr double flops = 2.0 * In * outputs;
+    static constexpr double flops = [] {
+        if constexpr (requires { scorer::template flops<In, outputs>; }) {
+            return scorer::template flops<In, outputs>;
+        } else {
+            return 2.0 * In * outputs;
+        }
+    }();
     /// Mean true experts per token when the router is balanced.
     static constexpr double mean_experts = static_cast<double>(slots) * experts / outputs;
+
+    template <class T>
+    using scorer_record = decltype(detail::record_of_scorer<scorer, T>());
 
     template <class T>
     struct record {
         matrix_view<const T> x;
         route::router_view<T> view;
         route::plan<T> plan;
-        const row_t* best = nullptr;  ///< of scorers that read whole sequences: where each logit comes from
+        const row_t* best = nullptr;  ///< of linear maxima over sequences: where each logit comes from
+        scorer_record<T> scored = {};
+        const row_t* admitted = nullptr;  ///< tokens x slots: the chosen ones without those dropped
         bool auxiliary = false;
     };
 
     /// `layer`: whose statistics these are.
     template <class T>
-    static record<T> forward(context<T>& ctx, kernel::panel_view<const T> w, matrix_view<const T> x,
+    static record<T> forward(context<T>& ctx, tensor_list<const T> w, matrix_view<const T> x,
                              const void* layer) {
         const index_t n = x.rows;
-        const bool auxiliary = ctx.mode == phase::train && balances::size > 0;
+        const bool auxiliary = ctx.mode == phase::train && (balances::size > 0 || pools);
 
-        record<T> r{x, {}, {}, nullptr, auxiliary};
+        record<T> r{x, {}, {}, nullptr, {}, nullptr, auxiliary};
         const matrix_view<T> logits = ctx.activation(n, outputs);
         if constexpr (scores_sequences) {
             check::that(!ctx.decoding(), "mox::decode",
                         "this router scores whole sequences, a stream never holds one; use mox::infer");
+        }
+        if constexpr (scores_freely) {
+            r.scored = scorer::template forward<In, outputs, T>(ctx, w, x, logits);
+        } else if constexpr (scores_sequences) {
             row_t* best = ctx.saved->template take<row_t>(ctx.rows.sequences * outputs);
-            scorer::template forward<T>(ctx.exec, w, x, ctx.rows.offsets, ctx.rows.sequences, logits, best);
+            scorer::template forward<T>(ctx.exec, panels(w[0]), x, ctx.rows.offsets, ctx.rows.sequences,
+                                        logits, best);
             r.best = best;
         } else {
-            scorer::template forward<T>(ctx.exec, w, x, logits);
+            scorer::template forward<T>(ctx.exec, panels(w[0]), x, logits);
         }
         r.view.logits = logits;
         if (gate_type::needs_probability || selects_by_probability || auxiliary) {
@@ -121,8 +186,24 @@ struct router {
             admitted = ctx.kept->template take<row_t>(n * slots);
             std::copy_n(chosen, n * slots, admitted);
         }
+        [[maybe_unused]] index_t dropped = 0;
+        if constexpr (limits_sequences) {
+            const arena_scope scope(*ctx.scratch);
+            dropped = capacity_type::admit(ctx.rows.offsets, ctx.rows.sequences, slots, experts, admitted,
+                                           ctx.scratch->template take<row_t>(experts));
+        }
         r.plan = route::make_plan<T>(*ctx.kept, n, slots, experts, outputs, admitted, gates,
                                      capacity_type::limit(n, slots, experts));
+        if constexpr (limits_sequences) {
+            row_t* counts = ctx.kept->template take<row_t>(outputs);
+            std::fill_n(counts, outputs, row_t{0});
+            for (index_t i = 0; i < n * slots; ++i) {
+                if (chosen[i] >= 0) ++counts[chosen[i]];
+            }
+            r.plan.counts = counts;
+            r.plan.dropped = dropped;
+        }
+        r.admitted = admitted;
         r.view.counts = r.plan.counts;
 
         if (auxiliary) {
@@ -130,6 +211,7 @@ struct router {
             for_each_index<balances::size>(
                 [&](auto i) { sum += balances::template at<i>::template value<T>(r.view); });
             ctx.aux_loss += ctx.aux_scale * sum;
+            if constexpr (pools) leave_for_pool(ctx, r);
         }
         if (ctx.routing) {
             routing_record log;
@@ -150,16 +232,35 @@ struct router {
         return r;
     }
 
+    /// y += gate x for dropped choices, where the capacity says so.
+    template <class T>
+    static void pass_dropped(context<T>& ctx, const record<T>& r, matrix_view<T> y) {
+        if constexpr (passes_tokens) {
+            for_each_dropped(ctx, r, [&](index_t t, index_t i) {
+                for (index_t c = 0; c < In; ++c) y(t, c) += r.view.gate[i] * r.x(t, c);
+            });
+        }
+    }
+
     /// slot_gradient: dL/d(gate) per slot of the plan. Adds to dx when the input's gradient is wanted.
     template <class T>
-    static void backward(context<T>& ctx, kernel::panel_view<const T> w, kernel::panel_view<T> g,
-                         const record<T>& r, const T* slot_gradient, matrix_view<T> dx) {
+    static void backward(context<T>& ctx, tensor_list<const T> w, tensor_list<T> g, const record<T>& r,
+                         const T* slot_gradient, matrix_view<T> dx,
+                         [[maybe_unused]] matrix_view<const T> dy) {
         const index_t n = r.x.rows;
         const arena_scope scope(*ctx.scratch);
         // Gate gradients go home to (token, choice); choices without a slot have none.
         T* dgate = ctx.scratch->template take<T>(n * slots);
         std::fill_n(dgate, n * slots, T(0));
         for (index_t s = 0; s < r.plan.slots; ++s) dgate[r.plan.choice[s]] = slot_gradient[s];
+
+        if constexpr (passes_tokens) {
+            for_each_dropped(ctx, r, [&](index_t t, index_t i) {
+                dgate[i] = kernel::dot_row<T>(dy.row(t), r.x.row(t), In);
+                if (!ctx.input_gradient) return;
+                for (index_t c = 0; c < In; ++c) dx(t, c) += r.view.gate[i] * dy(t, c);
+            });
+        }
 
         const matrix_view<T> dlogits = ctx.temporary(n, outputs);
         const bool probability = r.view.probability.data != nullptr;
@@ -173,6 +274,9 @@ struct router {
                 balances::template at<i>::template gradient<T>(r.view, ctx.aux_scale, dprob, dlogits);
             });
         }
+        if constexpr (pools) {
+            if (r.auxiliary) take_from_pool(ctx, r, dprob, dgate);
+        }
         parallel_ranges(ctx.exec, n, 256, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 gate_type::template backward<T>(r.view, t, r.view.gate + t * slots, dgate + t * slots,
@@ -182,13 +286,60 @@ struct router {
         if (probability) {
             kernel::softmax_backward_rows<T>(ctx.exec, r.view.probability, dprob, dlogits, true);
         }
-        if constexpr (scores_sequences) {
-            scorer::template backward<T>(ctx.exec, w, g, r.x, r.view.sequence_offsets, r.view.sequences,
-                                         r.best, dlogits, dx, ctx.accumulate, ctx.input_gradient);
-        } else {
-            scorer::template backward<T>(ctx.exec, w, g, r.x, dlogits, dx, ctx.accumulate,
+        if constexpr (scores_freely) {
+            scorer::template backward<In, outputs, T>(ctx, w, g, r.x, r.scored, dlogits, dx);
+        } else if constexpr (scores_sequences) {
+            scorer::template backward<T>(ctx.exec, panels(w[0]), panels(g[0]), r.x, r.view.sequence_offsets,
+                                         r.view.sequences, r.best, dlogits, dx, ctx.accumulate,
                                          ctx.input_gradient);
+        } else {
+            scorer::template backward<T>(ctx.exec, panels(w[0]), panels(g[0]), r.x, dlogits, dx,
+                                         ctx.accumulate, ctx.input_gradient);
         }
+    }
+
+private:
+    // body(token, token * slots + choice)
+    template <class T, class Body>
+    static void for_each_dropped(context<T>& ctx, const record<T>& r, Body&& body) {
+        parallel_ranges(ctx.exec, r.x.rows, 64, [&](index_t begin, index_t end) {
+            for (index_t i = begin * slots; i < end * slots; ++i) {
+                if (r.view.is_expert(r.view.chosen[i]) && r.admitted[i] < 0) body(i / slots, i);
+            }
+        });
+    }
+
+    template <class T>
+    static void leave_for_pool(context<T>& ctx, const record<T>& r) {
+        const auto board = ctx.signals->template find<signal::routing<outputs>>();
+        if (!board.data) return;
+        for (index_t t = 0; t < r.x.rows; ++t) {
+            T* sums = board.row(ctx.rows.token_of(t));
+            for (index_t e = 0; e < outputs; ++e) sums[e] += r.view.probability(t, e);
+            for (index_t j = t * slots; j < (t + 1) * slots; ++j) {
+                if (r.view.chosen[j] >= 0)
+                    sums[outputs + r.view.chosen[j]] += pool::soft ? r.view.gate[j] : T(1);
+            }
+            sums[2 * outputs] += T(1);
+        }
+    }
+    template <class T>
+    static void take_from_pool(context<T>& ctx, const record<T>& r, matrix_view<T> dprob, T* dgate) {
+        const auto board = ctx.signal_gradients->template find<signal::routing<outputs>>();
+        if (!board.data) return;
+        for (index_t t = 0; t < r.x.rows; ++t) {
+            const T* slopes = board.row(ctx.rows.token_of(t));
+            for (index_t e = 0; e < outputs; ++e) dprob(t, e) += slopes[e];
+            if (!pool::soft) continue;
+            for (index_t j = t * slots; j < (t + 1) * slots; ++j) {
+                if (r.view.chosen[j] >= 0) dgate[j] += slopes[outputs + r.view.chosen[j]];
+            }
+        }
+    }
+
+    template <class T>
+    static constexpr kernel::panel_view<T> panels(T* p) {
+        return {p, In, kernel::panel_layout<std::remove_const_t<T>>::padded(outputs)};
     }
 };
 

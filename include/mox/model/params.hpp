@@ -44,9 +44,13 @@ struct standard_t {
         case fill::embedding:
             s = 0.02;
             break;
+        case fill::normal:
+            s = p.constant;
+            break;
         case fill::zeros:
         case fill::ones:
         case fill::uniform_cols:
+        case fill::uniform_rows:
         case fill::sparse_rows:
         case fill::constant:
             break;
@@ -108,8 +112,10 @@ public:
                         double v = p.init == fill::ones ? 1.0 : 0.0;
                         if (p.init == fill::constant) v = p.constant;
                         if (deviation > 0) v = deviation * stream.normal(i);
-                        if (p.init == fill::uniform_cols)
-                            v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(p.cols));
+                        if (p.init == fill::uniform_cols || p.init == fill::uniform_rows) {
+                            const index_t inputs = p.init == fill::uniform_cols ? p.cols : p.rows;
+                            v = (2 * stream.uniform(i) - 1) / std::sqrt(static_cast<double>(inputs));
+                        }
                         // Each of the columns that are left is as likely as the others.
                         if (p.init == fill::sparse_rows &&
                             places.uniform(i) * static_cast<double>(p.cols - n) < static_cast<double>(left)) {

@@ -27,4 +27,44 @@ struct factor {
     }
 };
 
+/// What becomes of a token whose expert is full: nothing, or its gate weight times the token itself.
+enum class overflow { zero, token };
+
+/// At most `Most` tokens of each sequence per expert, first choices in token order, then second ones: a
+/// sequence's result does not depend on the rest of the batch. With overflow::token and route::top_k<1>,
+/// gate::softmax it is the switch variant of MixLoRA's code (arXiv 2404.15159; 32 tokens): p expert(x), or p
+/// x.
+template <index_t Most, overflow Overflow = overflow::zero>
+struct per_sequence {
+    static_assert(Most > 0, "mox::capacity::per_sequence: the number of tokens must be positive");
+    using policy = route::capacity_policy;
+    static constexpr bool limited = true;
+    static constexpr bool passes_tokens = Overflow == overflow::token;
+    static constexpr index_t most = Most;
+    static constexpr index_t limit(index_t tokens, index_t /*slots*/, index_t /*experts*/) { return tokens; }
+
+    /// chosen: tokens x slots gets -1 where an expert is full; taken: room for a number per expert. Returns
+    /// how many were dropped.
+    static index_t admit(const row_t* offsets, index_t sequences, index_t slots, index_t experts,
+                         row_t* chosen, row_t* taken) {
+        index_t dropped = 0;
+        for (index_t s = 0; s < sequences; ++s) {
+            std::fill_n(taken, experts, row_t{0});
+            for (index_t j = 0; j < slots; ++j) {
+                for (index_t t = offsets[s]; t < offsets[s + 1]; ++t) {
+                    row_t& e = chosen[t * slots + j];
+                    if (e < 0 || e >= experts) continue;
+                    if (taken[e] < Most) {
+                        ++taken[e];
+                    } else {
+                        e = -1;
+                        ++dropped;
+                    }
+                }
+            }
+        }
+        return dropped;
+    }
+};
+
 }  // namespace mox::inline MOX_ABI::capacity

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include <mox/core/parameter.hpp>
 #include <mox/kernel/narrow.hpp>
 #include <mox/route/policy.hpp>
 
@@ -27,6 +28,12 @@ struct linear_scorer {
         if (dr.data) kernel::dense_weight_gradient<T>(exec, x, dlogits, dr, accumulate);
         if (input_gradient) kernel::dense_transposed<T>(exec, r, dlogits, dx, true);
     }
+};
+
+/// The same with the usual start of a map, even in +-1/sqrt(width), instead of normal numbers of deviation
+/// 0.02: the routers of MoLA (arXiv 2402.08562), LoRAMoE (arXiv 2312.09979) and DynMoLE (arXiv 2504.00661).
+struct uniform_linear_scorer : linear_scorer {
+    static constexpr fill init = fill::uniform_rows;
 };
 
 }  // namespace mox::inline MOX_ABI::route

@@ -19,6 +19,7 @@ struct gate_policy {};      ///< logits of the chosen -> weights of their output
 struct nulls_policy {};     ///< experts that cost nothing
 struct capacity_policy {};  ///< a limit of tokens per expert
 struct balance_policy {};   ///< auxiliary losses on the router
+struct pool_policy {};      ///< what routers leave for a loss over all of them
 struct shared_policy {};    ///< layers that every token passes
 
 namespace detail {

@@ -69,12 +69,21 @@ void update_selection_bias(T* bias, const row_t* counts, index_t size, double ra
 
 }  // namespace detail
 
+/// How scores become weights.
+enum class score_form {
+    sigmoid_sum,          ///< v = sigmoid(x R) + bias, g = v / sum v of the chosen
+    softmax_on_selected,  ///< v = x R + bias, g = softmax of v over the chosen
+};
+
 /// Each rank is an expert (SMoRA, arXiv 2501.15103): v = sigmoid(x R) + bias, the K largest, g = v / sum v of
 /// the chosen. `Share` neighbouring ranks have one score. The bias is no parameter: it moves by `Rate` after
-/// each step against the ranks that were chosen too often (mox::update_selection_bias).
-template <index_t K, index_t Share = 1, coefficient Rate = coefficient{1e-5}>
+/// each step against the ranks that were chosen too often (mox::update_selection_bias). It is part of the
+/// weight, not only of the choice. `Form` softmax_on_selected is the earlier form of the authors' code.
+template <index_t K, index_t Share = 1, coefficient Rate = coefficient{1e-5},
+          score_form Form = score_form::sigmoid_sum>
 struct sigmoid_top_k {
     static_assert(K > 0 && Share > 0, "mox::rank_gate::sigmoid_top_k: k and the share must be positive");
+    static constexpr bool sigmoid = Form == score_form::sigmoid_sum;
     using policy = route::rank_gate_policy;
     static constexpr std::string_view name = "smora";
     static constexpr bool routed = true;
@@ -96,7 +105,7 @@ struct sigmoid_top_k {
                                     .form = storage::panels,
                                     .rows = In,
                                     .cols = Ranks / Share,
-                                    .init = fill::fan_in,
+                                    .init = fill::uniform_rows,
                                     .decays = false},
                           parameter{.name = "select_bias",
                                     .cols = Ranks,
@@ -119,11 +128,13 @@ struct sigmoid_top_k {
         parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 T* s = score.row(t);
-                simd::for_each<T>(score.cols, [&](index_t i, index_t n) {
-                    using batch = simd::batch<T>;
-                    const batch one(T(1));
-                    simd::store_upto(s + i, one / (one + simd::exp(-simd::load_upto<T>(s + i, n))), n);
-                });
+                if constexpr (sigmoid) {
+                    simd::for_each<T>(score.cols, [&](index_t i, index_t n) {
+                        using batch = simd::batch<T>;
+                        const batch one(T(1));
+                        simd::store_upto(s + i, one / (one + simd::exp(-simd::load_upto<T>(s + i, n))), n);
+                    });
+                }
                 for (index_t j = 0; j < Ranks; ++j) v(t, j) = s[j / Share] + w[1][j];
             }
         });
@@ -131,10 +142,14 @@ struct sigmoid_top_k {
         parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 const row_t* pick = chosen + t * K;
+                T* weight = g + t * K;
+                // The first choice has the largest v.
+                for (index_t j = 0; j < K; ++j)
+                    weight[j] = sigmoid ? v(t, pick[j]) : std::exp(v(t, pick[j]) - v(t, pick[0]));
                 T sum = 0;
-                for (index_t j = 0; j < K; ++j) sum += v(t, pick[j]);
+                for (index_t j = 0; j < K; ++j) sum += weight[j];
                 if (sum <= T(0)) positive = false;
-                for (index_t j = 0; j < K; ++j) g[t * K + j] = v(t, pick[j]) / sum;
+                for (index_t j = 0; j < K; ++j) weight[j] /= sum;
             }
         });
         check::that(positive, "mox::rank_gate::sigmoid_top_k",
@@ -160,7 +175,8 @@ struct sigmoid_top_k {
                 }
                 for (index_t j = 0; j < K; ++j) {
                     const T s = score(t, pick[j] / Share);
-                    dl(t, pick[j] / Share) += (dg[t * K + j] - mean) / sum * s * (T(1) - s);
+                    dl(t, pick[j] / Share) +=
+                        (dg[t * K + j] - mean) * (sigmoid ? s * (T(1) - s) / sum : g[t * K + j]);
                 }
             }
         });
@@ -184,10 +200,13 @@ enum class key { magnitude, value };
 
 /// The K ranks that answer most to the token (FlyLoRA, arXiv 2510.08396): S = top K of |z + bias|, or of
 /// z + bias, g = 1 on S. A is a sparse random projection and is never trained; there is no router. The bias
-/// takes part in the choice only.
-template <index_t K, key Key = key::magnitude, coefficient Rate = coefficient{1e-3}>
+/// takes part in the choice only. `Density`: share of the values of A that are not zero; 0 is K / ranks.
+template <index_t K, key Key = key::magnitude, coefficient Rate = coefficient{1e-3},
+          coefficient Density = coefficient{0.0}>
 struct strongest {
     static_assert(K > 0, "mox::rank_gate::strongest: k must be positive");
+    static_assert(Density.value >= 0 && Density.value <= 1,
+                  "mox::rank_gate::strongest: the density must lie in [0, 1]");
     using policy = route::rank_gate_policy;
     static constexpr std::string_view name = "flylora";
     static constexpr bool routed = true;
@@ -197,7 +216,10 @@ struct strongest {
     static constexpr bool teaches_activations = false;
     /// Values per row of A that are not zero: as many as K of the ranks stand for.
     static constexpr index_t row_values(index_t in, index_t ranks) {
-        return in * K < ranks ? 1 : in * K / ranks;
+        const index_t values = Density.value > 0
+                                   ? static_cast<index_t>(Density.value * static_cast<double>(in))
+                                   : in * K / ranks;
+        return values < 1 ? 1 : values;
     }
     static constexpr index_t bias_tensor = 0;
     static constexpr double bias_rate = Rate.value;
@@ -239,10 +261,13 @@ struct strongest {
 
 /// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
 /// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training
-/// weights of ranks with h below `Threshold` become 0. The gradient of h reaches all ranks through the norm.
-template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2}>
+/// weights of ranks with h below `Threshold` become 0; none do when it is 0. The gradient of h reaches all
+/// ranks through the norm, which is at least `Smallest` (the authors' language model has 1e-8).
+template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2},
+          coefficient Smallest = coefficient{1e-12}>
 struct self_activated {
     static_assert(K > 0, "mox::rank_gate::self_activated: k must be positive");
+    static_assert(Smallest.value > 0, "mox::rank_gate::self_activated: the smallest norm must be positive");
     static_assert(Temperature.value > 0, "mox::rank_gate::self_activated: the temperature must be positive");
     using policy = route::rank_gate_policy;
     static constexpr std::string_view name = "moram";
@@ -321,7 +346,7 @@ private:
     template <class T>
     static constexpr T temperature = static_cast<T>(Temperature.value);
     template <class T>
-    static constexpr T smallest = static_cast<T>(1e-12);
+    static constexpr T smallest = static_cast<T>(Smallest.value);
 
     template <class T>
     static T norm(matrix_view<const T> z, index_t t) {

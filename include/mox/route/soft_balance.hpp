@@ -102,9 +102,7 @@ struct mean_entropy {
         if (r.tokens() == 0) return;
         const T slope = scale * static_cast<T>(A.value) / static_cast<T>(r.tokens());
         for (index_t t = 0; t < r.tokens(); ++t) {
-            for (index_t e = 0; e < r.outputs(); ++e) {
-                dprob(t, e) += slope * Entropy::derivative(r.probability(t, e), r.outputs());
-            }
+            Entropy::add_gradient(r.probability.row(t), r.outputs(), slope, dprob.row(t));
         }
     }
 };

@@ -1,8 +1,7 @@
 #pragma once
 
 // Which blocks a step trains, drawn anew every few steps: LISA (arXiv 2403.17919) and OwLore (arXiv
-// 2405.18380). OwLore's projection of the gradients to a low rank (GaLore) is not part of this; its layers
-// are drawn here and trained with their whole gradients.
+// 2405.18380). OwLore projects the gradients of the blocks it draws to a low rank: train/galore.hpp.
 
 #include <algorithm>
 #include <cmath>
@@ -111,9 +110,9 @@ inline block_schedule lisa(index_t blocks, const block_options& options = {}, st
             seed, "mox::schedule::lisa"};
 }
 
-/// OwLore, Outlier-weighed Layerwise Sampled Low-Rank Projection (arXiv 2405.18380), without the projection:
-/// blocks with more outliers are trained more often. Throws mox::error when there is not one probability for
-/// each block; train/owlore.hpp computes them.
+/// OwLore, Outlier-weighed Layerwise Sampled Low-Rank Projection (arXiv 2405.18380): blocks with more
+/// outliers are trained more often, each of their matrices with galore_adamw. Throws mox::error when there is
+/// not one probability for each block; train/owlore.hpp computes them.
 inline block_schedule owlore(index_t blocks, std::span<const double> probabilities,
                              const block_options& options = {.active = 5, .interval = 50},
                              std::uint64_t seed = 0) {

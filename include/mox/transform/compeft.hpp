@@ -77,11 +77,66 @@ public:
         return a.scale_ * b.scale_ * static_cast<double>(sum);
     }
 
+    /// The same with numbers: those under a plus less those under a minus, times the scale.
+    template <class T>
+    double dot(std::span<const T> x) const {
+        check::size("mox::ternary::dot", "x", "elements", size_, ssize_of(x));
+        double sum = 0;
+        for (std::size_t w = 0; w < positive_.size(); ++w) {
+            for (std::uint64_t rest = positive_[w]; rest != 0; rest &= rest - 1)
+                sum += static_cast<double>(x[64 * w + static_cast<std::size_t>(std::countr_zero(rest))]);
+            for (std::uint64_t rest = negative_[w]; rest != 0; rest &= rest - 1)
+                sum -= static_cast<double>(x[64 * w + static_cast<std::size_t>(std::countr_zero(rest))]);
+        }
+        return scale_ * sum;
+    }
+
 private:
     index_t size_ = 0;
     double scale_ = 0;
     std::vector<std::uint64_t> positive_, negative_;
 };
+
+namespace detail {
+
+// The size that an entry must have to be kept: floor(n density) + 1 of n different ones have it.
+inline double pruning_threshold(std::vector<double> sizes, double density) {
+    if (density >= 1 || sizes.empty()) return 0;
+    const auto n = static_cast<index_t>(sizes.size());
+    const auto kept = static_cast<index_t>(std::floor(static_cast<double>(n) * density));
+    const auto at = sizes.begin() + (n - kept - 1);
+    std::nth_element(sizes.begin(), at, sizes.end());
+    return *at;
+}
+
+}  // namespace detail
+
+/// Sets all but the largest entries to zero and leaves those as they are: the first half of compress, with
+/// the same entries.
+template <class T>
+void prune(std::span<T> update, double density) {
+    check::that(density > 0 && density <= 1, "mox::prune",
+                "argument 'density' must lie in (0, 1], the share of entries that are kept");
+    std::vector<double> size;
+    size.reserve(update.size());
+    for (const T v : update) {
+        size.push_back(std::abs(static_cast<double>(v)));
+        check::that(std::isfinite(size.back()), "mox::prune", "argument 'update' must hold finite numbers");
+    }
+    const double threshold = detail::pruning_threshold(size, density);
+    for (std::size_t i = 0; i < size.size(); ++i) {
+        if (size[i] < threshold) update[i] = T(0);
+    }
+}
+
+/// Bits that `size` signs of this density take at least, and a scale of 16 bits: n (-(1-k) log2(1-k) - k
+/// log2(k/2)) + 16. transform/ternary_code.hpp comes close to it.
+inline double ternary_bound(index_t size, double density) {
+    check::that(size >= 0 && density >= 0 && density <= 1, "mox::ternary_bound",
+                "argument 'size' must not be negative and 'density' must lie in [0, 1]");
+    const auto term = [](double share, double of) { return share > 0 ? -share * std::log2(of) : 0.0; };
+    return static_cast<double>(size) * (term(1 - density, 1 - density) + term(density, density / 2)) + 16;
+}
 
 /// The signs of the entries whose size is at least that of the (n - floor(n density))-th smallest: floor(n
 /// density) + 1 of n different ones, more on ties. Entries that are not finite are refused.
@@ -104,14 +159,7 @@ ternary compress(std::span<const T> update, const compeft_options& options = {})
     for (const T v : update) variance += (static_cast<double>(v) - mean) * (static_cast<double>(v) - mean);
     variance = n > 1 ? variance / static_cast<double>(n - 1) : 0;
 
-    double threshold = 0;
-    if (options.density < 1) {
-        const auto kept = static_cast<index_t>(std::floor(static_cast<double>(n) * options.density));
-        auto order = size;
-        const auto at = order.begin() + (n - kept - 1);
-        std::nth_element(order.begin(), at, order.end());
-        threshold = *at;
-    }
+    const double threshold = detail::pruning_threshold(size, options.density);
     double kept_sum = 0, kept_count = 0;
     for (const double s : size) {
         if (s < threshold || s == 0) continue;

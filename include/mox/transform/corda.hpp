@@ -110,7 +110,8 @@ corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t ra
 
 /// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
 /// the place of the base. The function stays the same up to rounding. The adapter is then not zero: what it
-/// learns is its factors' product minus the one at the start.
+/// learns is its factors' product minus the one at the start (mox::sum_adapters makes a plain adapter of
+/// that).
 template <class Layer, class Net, class T>
 void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
                       corda_mode mode, double damping = 0.01) {

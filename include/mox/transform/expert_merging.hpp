@@ -16,15 +16,16 @@
 namespace mox::inline MOX_ABI {
 
 /// The coefficients of one tensor: lambda = sigmoid(raw), one per expert and chunk of the tensor. A tensor of
-/// n values in C chunks has chunks of ceil(n / C) values, the last ones shorter or empty.
+/// n values in C chunks has chunks of ceil(n / C) values, the last ones shorter or empty. Without chunks
+/// lambda stays at its start: there is nothing to train.
 template <class T>
 class merge_coefficients {
 public:
     /// All at `start`, between 0 and 1.
     merge_coefficients(index_t experts, index_t chunks, double start)
         : experts_(experts), chunks_(chunks), start_(start) {
-        check::that(experts > 0 && chunks > 0, "mox::merge_coefficients",
-                    "arguments 'experts' and 'chunks' must be positive");
+        check::that(experts > 0 && chunks >= 0, "mox::merge_coefficients",
+                    "argument 'experts' must be positive and 'chunks' not negative");
         check::that(start > 0 && start < 1, "mox::merge_coefficients", "argument 'start' must lie in (0, 1)");
         raw_.assign(static_cast<std::size_t>(experts * chunks),
                     static_cast<T>(std::log(start / (1 - start))));
@@ -37,6 +38,7 @@ public:
     std::span<const T> raw() const noexcept { return raw_; }
     /// lambda of an expert and chunk.
     T value(index_t expert, index_t chunk) const {
+        if (chunks_ == 0) return static_cast<T>(start_);
         const T r = raw_[static_cast<std::size_t>(expert * chunks_ + chunk)];
         return T(1) / (T(1) + std::exp(-r));
     }
@@ -59,14 +61,18 @@ public:
                     ssize_of(raw()), ssize_of(draw));
         if (!accumulate) std::fill(draw.begin(), draw.end(), T(0));
         for_each(dmerged.size(), [&](index_t k, index_t c, std::size_t i) {
+            if (chunks_ == 0) return;
             const T l = value(k, c);
             draw[static_cast<std::size_t>(k * chunks_ + c)] +=
                 l * (T(1) - l) * dmerged[i] * tasks[at(k, i, dmerged.size())];
         });
     }
 
-    /// sum |lambda - start| / chunks: keeps the coefficients near their start.
+    /// sum |lambda - start| / chunks: keeps the coefficients near their start. For several tensors together
+    /// the sum is divided by the chunks of all of them: scale each by its share, chunks() / (sum of all
+    /// chunks()).
     T penalty() const {
+        if (chunks_ == 0) return T(0);
         T sum = 0;
         for (index_t k = 0; k < experts_; ++k) {
             for (index_t c = 0; c < chunks_; ++c) sum += std::abs(value(k, c) - static_cast<T>(start_));
@@ -104,7 +110,8 @@ private:
     template <class Body>
     void for_each(std::size_t n, Body&& body) const {
         if (n == 0) return;
-        const std::size_t step = static_cast<std::size_t>(divide_up(static_cast<index_t>(n), chunks_));
+        const std::size_t step =
+            static_cast<std::size_t>(divide_up(static_cast<index_t>(n), std::max<index_t>(chunks_, 1)));
         for (index_t k = 0; k < experts_; ++k) {
             for (std::size_t i = 0; i < n; ++i) body(k, static_cast<index_t>(i / step), i);
         }
