@@ -87,6 +87,9 @@ struct onednn_peer {
             const auto d =
                 describe(p.engine, rows_of(128, v.rows, v.rows, t), any, rows_of(128, v.cols, v.cols));
             values = memory(d.weights_desc(), p.engine);
+            load(p, v);
+        }
+        void load(onednn_peer& p, view v) {
             memory from = p.at(rows_of(v.rows, v.cols, v.stride), v.data);
             dnnl::reorder(from, values).execute(p.stream, from, values);
             p.stream.wait();
@@ -125,14 +128,49 @@ struct onednn_bf16_peer : onednn_peer {
     std::map<std::array<index_t, 2>, dnnl::reorder> conversions;
 };
 
+// Rows in 8 bits with a scale each, weights in 8 bits with a scale per column: dynamic quantisation as
+// inference runtimes do it.
+struct onednn_int8_peer : onednn_peer {
+    struct weight : onednn_peer::weight {
+        Eigen::Array<float, 1, Eigen::Dynamic> scales;
+        weight(onednn_int8_peer& p, view v) : onednn_peer::weight(p, v, type::s8) {
+            scales = eigen(v).cwiseAbs().colwise().maxCoeff() / 127;
+            const Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> whole =
+                (eigen(v).array().rowwise() / scales).round();
+            load(p, view(whole.data(), v.rows, v.cols));
+        }
+    };
+    std::vector<std::int8_t> narrow;
+
+    void apply(view rows, weight& w, target c) {
+        narrow.resize(static_cast<std::size_t>(rows.rows * rows.cols));
+        scale.resize(rows.rows);
+        for (index_t i = 0; i < rows.rows; ++i) {
+            const auto row = eigen(rows).row(i).array();
+            scale(i) = row.abs().maxCoeff() / 127;
+            const float to_whole = scale(i) > 0 ? 1 / scale(i) : 0.0f;
+            std::int8_t* to = narrow.data() + i * rows.cols;
+            for (index_t j = 0; j < rows.cols; ++j)
+                to[j] = static_cast<std::int8_t>(std::nearbyint(row(j) * to_whole));
+        }
+        multiply(narrow.data(), type::s8, rows, w, c);
+        for (index_t i = 0; i < rows.rows; ++i) eigen(c).row(i).array() *= scale(i) * w.scales;
+    }
+    Eigen::ArrayXf scale;
+};
+
+// A peer of the layer with narrow weights. bound: what the rounding of rows and weights may cost.
+template <class Peer>
+void add_prefill(const std::string& format, double bound) {
+    add_competitor("moe_formats/prefill_" + format + "/" + moe_shapes[0].name(),
+                   moe_competitor(Peer::name, moe_shapes[0], &gathered_moe<Peer>::infer, bound));
+}
+
 const bool added = [] {
     add_gathered_moe<onednn_peer>();
     add_attention<onednn_peer>();
-    // bf16 keeps 8 bits, so single numbers are off by up to 0.4 %.
-    add_competitor("moe_formats/prefill_bf16/" + moe_shapes[0].name(),
-                   moe_competitor<onednn_bf16_peer>("onednn", moe_shapes[0],
-                                                    &gathered_moe<onednn_bf16_peer>::infer,
-                                                    &gathered_moe<onednn_bf16_peer>::check_infer, 1e-2));
+    add_prefill<onednn_bf16_peer>("bf16", 1e-2);
+    add_prefill<onednn_int8_peer>("int8", 3e-2);
     return true;
 }();
 
