@@ -18,7 +18,7 @@ class blockwise_attention : attention_steps {
 public:
     // mox's result is in `out` when the base is made.
     explicit blockwise_attention(attention_sizes sizes)
-        : attention_steps(sizes, 1), map(block * sizes.keys), result(out.size()) {
+        : attention_steps(sizes, 1), map(most * sizes.keys), result(out.size()) {
         run();
         must_agree(Peer::name, "attention", {result.data(), static_cast<std::size_t>(result.size())},
                    {out.data(), static_cast<std::size_t>(out.size())}, 1e-5);
@@ -49,14 +49,15 @@ public:
     }
 
 private:
-    // Fastest of 32, 64, 128 and 256 with OpenBLAS at 2048 keys.
-    static constexpr index_t block = 64;
+    static constexpr index_t most = 128;
+    // Of 32, 64, 128 and 256, with OpenBLAS: 128 was the fastest at 2048 keys, 64 or 32 at 65 and 128.
+    const index_t block = s.keys > 1024 ? most : 64;
 
     // The first query sees one key more than `before`, every further one another.
     void attend(view q, view k, view v, target o, index_t before) {
         const target scores(map.data(), q.rows, k.rows);
         peer.product(form::nt, q, k, scores);
-        Eigen::Array<float, block, 1> norm;
+        Eigen::Array<float, most, 1> norm;
         for (index_t i = 0; i < q.rows; ++i) {
             const index_t visible = std::min(k.rows, before + 1 + (s.causal ? i : 0));
             Eigen::Map<Eigen::ArrayXf> row(scores.row(i), visible);
