@@ -27,10 +27,6 @@ if(dnnl_FOUND AND NOT TARGET dnnl::dnnl)
     add_library(dnnl::dnnl UNKNOWN IMPORTED)
     set_target_properties(dnnl::dnnl PROPERTIES IMPORTED_LOCATION "${dnnl_LIBRARY}"
                                                 INTERFACE_INCLUDE_DIRECTORIES "${dnnl_INCLUDE_DIR}")
-    # The threads' number is set through OpenMP. Only its library is linked: with the compiler's flag Eigen,
-    # another peer, would use more threads.
-    find_package(OpenMP QUIET COMPONENTS CXX)
-    if(OpenMP_CXX_FOUND)
-        set_property(TARGET dnnl::dnnl PROPERTY INTERFACE_LINK_LIBRARIES "${OpenMP_CXX_LIBRARIES}")
-    endif()
+    # The benchmarks look up oneDNN's own OpenMP to set the number of threads.
+    set_property(TARGET dnnl::dnnl PROPERTY INTERFACE_LINK_LIBRARIES ${CMAKE_DL_LIBS})
 endif()

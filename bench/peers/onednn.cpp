@@ -5,14 +5,12 @@
 #include <map>
 #include <unordered_map>
 
+#include <dlfcn.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "peers/attention.hpp"
 #include "peers/gathered_moe.hpp"
-
-#if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -33,10 +31,10 @@ struct onednn_peer {
     dnnl::stream stream{engine};
     std::map<std::array<index_t, 8>, matmul> made;
 
+    // The OpenMP library that oneDNN itself has loaded, if it uses one: another compiler's would not do.
     onednn_peer() {
-#if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
-        omp_set_num_threads(1);
-#endif
+        using setter = void (*)(int);
+        if (const auto set = reinterpret_cast<setter>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) set(1);
     }
 
     static matmul::primitive_desc describe(const dnnl::engine& on, const memory::desc& a,
