@@ -245,6 +245,18 @@ void write_json(const std::string& path, const std::vector<row>& rows) {
     std::fclose(f);
 }
 
+const std::vector<const char*> absent_peers{
+#ifndef MOX_BENCH_TORCH
+    "LibTorch",
+#endif
+#ifndef MOX_BENCH_OPENBLAS
+    "OpenBLAS",
+#endif
+#ifndef MOX_BENCH_ONEDNN
+    "oneDNN",
+#endif
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -282,9 +294,8 @@ int main(int argc, char** argv) {
     for (const bench::group* g : chosen) measured_group(*g, args.repetitions).print(missed, rows);
     std::fprintf(stderr, "\n");
     if (!args.json.empty()) write_json(args.json, rows);
-#ifndef MOX_BENCH_TORCH
-    std::printf("LibTorch was not found when this program was configured and is left out.\n");
-#endif
+    for (const char* peer : absent_peers)
+        std::printf("%s was not found when this program was configured and is left out.\n", peer);
     if (!missed.empty()) {
         std::printf("missed goals:\n");
         for (const auto& m : missed) std::printf("  %s\n", m.c_str());

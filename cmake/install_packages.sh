@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [png] [test] [bench] [arm64] [ci]
+# Installs what is missing to build mox, and says so. Usage: install_packages.sh [build] [png] [test] [bench] [peers] [arm64] [ci]
+# peers: libraries that the benchmarks compare mox with when they are there (bench/README.md).
 set -eu
 
 wanted=""
@@ -42,6 +43,10 @@ for group in "$@"; do
             want git git
             ;;
         bench) want_header benchmark/benchmark.h libbenchmark-dev ;;
+        peers)
+            want "/usr/lib/*/openblas*/cmake/openblas/OpenBLASConfig.cmake" libopenblas-dev
+            want_header oneapi/dnnl/dnnl.hpp libdnnl-dev
+            ;;
         arm64)
             want aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
             want qemu-aarch64 qemu-user

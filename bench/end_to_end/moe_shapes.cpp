@@ -7,7 +7,7 @@
 
 #include <mox/mox.hpp>
 
-#include "support/steps.hpp"
+#include "support/moe_problem.hpp"
 
 namespace {
 
@@ -20,9 +20,10 @@ using layer = mox::moe<mox::experts<E, mox::swiglu<D, H>>, mox::route::top_k<K>>
 template <index_t D, index_t H, index_t E, index_t K>
 void add_shape(std::vector<bench::group>& groups, index_t tokens, double forward, double both) {
     using net = layer<D, H, E, K>;
-    const double flops = static_cast<double>(tokens) * (6.0 * K * D * H + 2.0 * D * E);
-    const std::string shape = "T" + std::to_string(tokens) + "_D" + std::to_string(D) + "_H" +
-                              std::to_string(H) + "_E" + std::to_string(E) + "_k" + std::to_string(K);
+    const bench::moe_shape sizes{tokens, D, H, E, K};
+    const std::string shape = sizes.name();
+    const double flops = sizes.flops();
+    bench::moe_problems()[shape] = &bench::solve<net>;
     groups.push_back({"moe_swiglu/forward/" + shape,
                       flops,
                       bench::limit::fma_f32,
@@ -85,15 +86,13 @@ struct half_null : routed<sparse<Nulls>, Nulls ? 16 : 8> {
     void learn() { this->train(); }
 };
 
-// Small layers as an engineer writes them with Eigen's fixed sizes: one expert after the other, rows
-// gathered.
+// Small layers as an engineer writes them with Eigen's fixed sizes, token by token.
 template <int D, int H, int E, int K>
 struct eigen_fixed {
     using row = Eigen::Matrix<float, 1, D>;
     template <int R, int C>
     using fixed = Eigen::Matrix<float, R, C, Eigen::RowMajor>;
     using rows = Eigen::Matrix<float, Eigen::Dynamic, D, Eigen::RowMajor>;
-    using wide = Eigen::Matrix<float, Eigen::Dynamic, H, Eigen::RowMajor>;
     using net = layer<D, H, E, K>;
 
     struct expert {
@@ -146,43 +145,19 @@ struct eigen_fixed {
             y.row(t) = sum;
         }
     }
-
-    void infer() {
-        const Eigen::Matrix<float, Eigen::Dynamic, E, Eigen::RowMajor> logits = x * router;
-        std::vector<std::pair<index_t, float>> lists[E];
-        for (index_t t = 0; t < x.rows(); ++t) {
-            choose(logits.row(t), [&](int e, float g) { lists[e].emplace_back(t, g); });
-        }
-        y.setZero();
-        for (int e = 0; e < E; ++e) {
-            const index_t n = static_cast<index_t>(lists[e].size());
-            const expert& w = bank[static_cast<std::size_t>(e)];
-            rows chosen(n, D);
-            for (index_t i = 0; i < n; ++i)
-                chosen.row(i) = x.row(lists[e][static_cast<std::size_t>(i)].first);
-            const wide a = chosen * w.gate;
-            const wide u = chosen * w.up;
-            const wide h = (a.array() / (1.0f + (-a.array()).exp()) * u.array()).matrix();
-            const rows out = h * w.down;
-            for (index_t i = 0; i < n; ++i) {
-                const auto& [t, g] = lists[e][static_cast<std::size_t>(i)];
-                y.row(t) += g * out.row(i);
-            }
-        }
-    }
 };
 
 template <int D, int H>
 void add_small(std::vector<bench::group>& groups) {
-    constexpr index_t tokens = 256;
+    constexpr bench::moe_shape sizes{256, D, H, 4, 2};
     using net = layer<D, H, 4, 2>;
-    groups.push_back({"moe_swiglu/small/T256_D" + std::to_string(D) + "_H" + std::to_string(H) + "_E4_k2",
-                      static_cast<double>(tokens) * (6.0 * 2 * D * H + 2.0 * D * 4),
+    bench::moe_problems()[sizes.name()] = &bench::solve<net>;
+    groups.push_back({"moe_swiglu/small/" + sizes.name(),
+                      sizes.flops(),
                       bench::limit::fma_f32,
-                      {{.against = 1.5, .peer = "eigen_fixed"}, {.against = 1.2, .peer = "eigen_gathered"}},
-                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, tokens)},
-                       {"eigen_fixed", bench::run(&eigen_fixed<D, H, 4, 2>::infer_by_token, tokens)},
-                       {"eigen_gathered", bench::run(&eigen_fixed<D, H, 4, 2>::infer, tokens)}}});
+                      {{.against = 1.5, .peer = "eigen_fixed"}, {.against = 1.2, .peer = "eigen"}},
+                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, sizes.tokens)},
+                       {"eigen_fixed", bench::run(&eigen_fixed<D, H, 4, 2>::infer_by_token, sizes.tokens)}}});
 }
 
 const bench::registration add([](std::vector<bench::group>& groups) {

@@ -38,8 +38,9 @@ struct selection {
 };
 
 const bench::registration add([](std::vector<bench::group>& groups) {
-    for (const index_t experts : {8, 64, 256}) {
-        for (const index_t k : {1, 2, 8}) {
+    for (const index_t experts : {8, 16, 32, 64, 128, 256}) {
+        for (const index_t k : {1, 2, 4, 8}) {
+            if (k == experts) continue;
             groups.push_back({"topk/" + std::to_string(k) + "_of_" + std::to_string(experts),
                               static_cast<double>(tokens * experts),
                               bench::limit::none,
