@@ -4,11 +4,15 @@
 // Every function does one burst and returns the operations done or the bytes moved; 0 where the instruction
 // set this program is compiled for has no such operation.
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
+#include <iterator>
 
 #include <mox/core/buffer.hpp>
 #include <mox/simd/batch.hpp>
 #include <mox/simd/dot.hpp>
+#include <mox/simd/stream.hpp>
 
 #if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -125,19 +129,64 @@ inline double read_burst() {
     return static_cast<double>(detail::stream_bytes);
 }
 
-/// Reads one large buffer and writes another with ordinary stores. Not the machine's limit: stores past the
-/// caches moved 1.7 times as much here, so a share of this says less than a share of the other limits.
-inline double copy_burst() {
+namespace detail {
+
+// to = from in so many streams, with stores past the caches or ordinary ones.
+template <int Streams, bool Past>
+void copy_streams(const float* p, float* q, mox::index_t size) {
     constexpr mox::index_t L = mox::simd::lanes<float>;
+    constexpr mox::index_t ahead =
+        2048 / 4;  // pages end every 4 KB, and with them the hardware's prefetching
+    const mox::index_t part = size / Streams;
+    for (mox::index_t i = 0; i + 4 * L <= part; i += 4 * L) {
+#pragma GCC unroll 4
+        for (int s = 0; s < Streams; ++s) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                const mox::index_t at = s * part + i + j * L;
+                if (Past) mox::simd::prefetch_near(p + at + ahead);
+                const auto v = mox::simd::load<float>(p + at);
+                if (Past) {
+                    mox::simd::store_streaming(q + at, v);
+                } else {
+                    mox::simd::store(q + at, v);
+                }
+            }
+        }
+    }
+    mox::simd::stream_fence();
+    asm volatile("" : : "r"(q) : "memory");
+}
+
+using copy_function = void (*)(const float*, float*, mox::index_t);
+
+// The fastest of the ways to copy here: the best of a few repetitions of each, in turns.
+inline copy_function fastest_copy(const float* p, float* q, mox::index_t size) {
+    constexpr copy_function ways[] = {&copy_streams<1, false>, &copy_streams<4, false>,
+                                      &copy_streams<1, true>, &copy_streams<2, true>, &copy_streams<4, true>};
+    double best[std::size(ways)];
+    std::fill(std::begin(best), std::end(best), 1e300);
+    for (int repetition = 0; repetition < 5; ++repetition) {
+        for (std::size_t i = 0; i < std::size(ways); ++i) {
+            const auto start = std::chrono::steady_clock::now();
+            ways[i](p, q, size);
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+            best[i] = std::min(best[i], took.count());
+        }
+    }
+    return ways[std::min_element(std::begin(best), std::end(best)) - std::begin(best)];
+}
+
+}  // namespace detail
+
+/// Reads one large buffer and writes another, in the way that is fastest on this machine: with stores past
+/// the caches (measured: 38 GB/s) or ordinary ones, which read what they overwrite (22), in one stream or
+/// several. Bytes read plus bytes written.
+inline double copy_burst() {
     const mox::buffer<float>& from = detail::stream_memory(0);
     mox::buffer<float>& to = detail::stream_memory(1);
-    const float* p = from.data();
-    float* q = to.data();
-    for (mox::index_t i = 0; i + 4 * L <= from.size(); i += 4 * L) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) mox::simd::store(q + i + j * L, mox::simd::load<float>(p + i + j * L));
-    }
-    asm volatile("" : : "r"(q) : "memory");
+    static const detail::copy_function copy = detail::fastest_copy(from.data(), to.data(), from.size());
+    copy(from.data(), to.data(), from.size());
     return 2.0 * static_cast<double>(detail::stream_bytes);
 }
 

@@ -1,12 +1,18 @@
 #include <mox/kernel/ffn_rows.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
+#include <mox/core/buffer.hpp>
 #include <mox/core/random.hpp>
+#include <mox/exec/thread_pool.hpp>
 #include <mox/kernel/activation.hpp>
+#include <mox/kernel/reference/rows.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/panels.hpp"
 
 using namespace mox;
 
@@ -92,4 +98,67 @@ TEST_CASE("ffn rows: forward of one tile row", "[kernel][ffn_rows]") {
     kernel::plain_tile_row<double, arch, activation::silu>(tile.data(), 2 * L, hidden.data());
     for (std::size_t i = 0; i < tile.size(); ++i) CHECK(hidden[i] == Approx(silu(tile[i])).epsilon(1e-14));
     CHECK(hidden.back() == -50.0);
+}
+
+namespace {
+
+// Pre-activations in panel order from plain ones, `hidden` units: gate units first in each panel.
+template <class T>
+void check_gated_rows(index_t rows, index_t hidden, executor_ref exec, double bound) {
+    CAPTURE(rows, hidden);
+    using arch = simd::default_arch;
+    constexpr index_t L = simd::lanes<T>, half = kernel::panel_layout<T>::width / 2;
+    const index_t columns = 2 * round_up(hidden, L), stride = round_up(hidden, 16);
+    mox_test::guarded_rows<T> gate(rows, hidden, 1, 3), up(rows, hidden, 2);
+    buffer<T> pre(rows * columns), ordinary(rows * stride + 16), past(rows * stride + 16);
+    if (rows > 1 && hidden > 3) gate.view()(1, 3) = std::numeric_limits<T>::quiet_NaN();
+    for (index_t t = 0; t < rows; ++t) {
+        for (index_t j = 0; j < hidden; ++j) {
+            const index_t base = j / half * half, units = std::min(half, round_up(hidden - base, L));
+            T* panel = pre.data() + t * columns + 2 * base;
+            panel[j - base] = gate.view()(t, j);
+            panel[units + j - base] = up.view()(t, j);
+        }
+    }
+    const matrix_view<const T> from(pre.data(), rows, columns);
+    kernel::gated_rows<T, activation::silu>(exec, from,
+                                            matrix_view<T>(ordinary.data(), rows, hidden, stride));
+    kernel::detail::gated_rows_of<T, arch, activation::silu, true>(
+        from, 0, rows, matrix_view<T>(past.data(), rows, hidden, stride));
+    simd::stream_fence();
+    std::vector<double> a(static_cast<std::size_t>(hidden)), u = a, expected = a;
+    for (index_t t = 0; t < rows; ++t) {
+        for (index_t j = 0; j < hidden; ++j) {
+            a[static_cast<std::size_t>(j)] = gate(t, j);
+            u[static_cast<std::size_t>(j)] = up(t, j);
+        }
+        kernel::reference::swiglu_row<double>(a.data(), u.data(), hidden, expected.data());
+        double worst = 0;
+        for (index_t j = 0; j < stride; ++j) {
+            const T got = ordinary[t * stride + j], streamed = past[t * stride + j];
+            if (t == 1 && j == 3 && hidden > 3) {
+                CHECK(std::isnan(got));
+                CHECK(std::isnan(streamed));
+                continue;
+            }
+            if (got != streamed) worst = 1e9;
+            const double want = j < hidden ? expected[static_cast<std::size_t>(j)] : 0;
+            worst = std::max(worst, std::abs(static_cast<double>(got) - want));
+        }
+        CHECK(worst < bound);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("ffn rows: the gate over rows, with both kinds of stores", "[kernel][ffn_rows]") {
+    thread_pool pool(2);
+    for (const executor_ref exec : {executor_ref(), executor_ref(pool)}) {
+        for (const index_t rows : {index_t{0}, index_t{1}, index_t{130}}) {
+            for (const index_t hidden : {index_t{1}, index_t{16}, index_t{37}, index_t{96}}) {
+                check_gated_rows<float>(rows, hidden, exec, 2e-5);
+                check_gated_rows<double>(rows, hidden, exec, 1e-13);
+            }
+        }
+    }
 }

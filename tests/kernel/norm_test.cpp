@@ -1,9 +1,12 @@
 #include <mox/kernel/norm.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <mox/exec/thread_pool.hpp>
+#include <mox/kernel/norm_backward.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/panels.hpp"
@@ -92,17 +95,107 @@ TEST_CASE("norm: a sum and its norm in one pass have the bits of two", "[kernel]
         for (const executor_ref exec : {executor_ref(serial), executor_ref(two)}) {
             CAPTURE(cols);
             constexpr index_t rows = 150;
-            guarded_rows<float> x(rows, cols, 1), sum(rows, cols, 2), gain(1, cols, 3), once(rows, cols, 4),
-                twice(rows, cols, 4), total = sum;
-            std::vector<float> rho(rows), expected(rows);
-            kernel::add_rms_norm<float>(exec, x.view(), sum.view(), gain.values.data(), 1e-6f, once.view(),
-                                        rho.data());
-            kernel::add_rows<float>(exec, x.view(), total.view());
-            kernel::rms_norm<float>(exec, total.view(), gain.values.data(), 1e-6f, twice.view(),
-                                    expected.data());
-            CHECK(sum.values == total.values);
-            CHECK(once.values == twice.values);
-            CHECK(rho == expected);
+            guarded_rows<float> x(rows, cols, 1), start(rows, cols, 2), gain(1, cols, 3), shift(1, cols, 5),
+                once(rows, cols, 4), twice(rows, cols, 4);
+            for (const bool centred : {false, true}) {
+                guarded_rows<float> sum = start, total = start;
+                std::vector<float> saved(2 * rows), expected(2 * rows);
+                kernel::add_rows<float>(exec, x.view(), total.view());
+                if (centred) {
+                    kernel::add_layer_norm<float>(exec, x.view(), sum.view(), gain.values.data(),
+                                                  shift.values.data(), 1e-5f, once.view(), saved.data());
+                    kernel::layer_norm<float>(exec, total.view(), gain.values.data(), shift.values.data(),
+                                              1e-5f, twice.view(), expected.data());
+                } else {
+                    kernel::add_rms_norm<float>(exec, x.view(), sum.view(), gain.values.data(), 1e-6f,
+                                                once.view(), saved.data());
+                    kernel::rms_norm<float>(exec, total.view(), gain.values.data(), 1e-6f, twice.view(),
+                                            expected.data());
+                }
+                CHECK(sum.values == total.values);
+                CHECK(once.values == twice.values);
+                CHECK(saved == expected);
+            }
+        }
+    }
+}
+
+namespace {
+
+// The row functions with both kinds of stores: the same bits, and nothing written outside.
+template <class T>
+void check_streaming(index_t rows, index_t cols) {
+    CAPTURE(rows, cols);
+    using arch = simd::default_arch;
+    namespace d = kernel::detail;
+    const index_t stride = round_up(cols, 16);
+    buffer<T> ordinary(rows * stride + 16), past(rows * stride + 16), saved(2 * rows + 1),
+        again(2 * rows + 1);
+    guarded_rows<T> x(rows, cols, 1), gain(1, cols, 2), shift(1, cols, 3);
+    const matrix_view<T> a(ordinary.data(), rows, cols, stride), b(past.data(), rows, cols, stride);
+    const auto same = [&] {
+        simd::stream_fence();
+        CHECK(std::equal(ordinary.data(), ordinary.data() + ordinary.size(), past.data()));
+        CHECK(std::equal(saved.data(), saved.data() + saved.size(), again.data()));
+    };
+    const d::given_rows<T, arch> given{x.view()};
+    const T e = T(0.01);
+    d::rms_norm_rows<T, arch, false>(given, 0, rows, gain.values.data(), e, a, saved.data());
+    d::rms_norm_rows<T, arch, true>(given, 0, rows, gain.values.data(), e, b, again.data());
+    same();
+    d::layer_norm_rows<T, arch, false>(given, 0, rows, gain.values.data(), shift.values.data(), e, a,
+                                       saved.data());
+    d::layer_norm_rows<T, arch, true>(given, 0, rows, gain.values.data(), shift.values.data(), e, b,
+                                      again.data());
+    same();
+}
+
+}  // namespace
+
+TEST_CASE("norm: stores past the caches write the same bits", "[kernel][norm]") {
+    for (const index_t rows : {index_t{0}, index_t{1}, index_t{5}}) {
+        for (const index_t cols : {index_t{1}, index_t{16}, index_t{77}, index_t{160}}) {
+            check_streaming<float>(rows, cols);
+            check_streaming<double>(rows, cols);
+        }
+    }
+    // Large enough to be chosen: as the rows one by one, which are not.
+    const index_t cols = 1024, rows = simd::last_level_cache() / 2 / (4 * cols) + 3;
+    if (rows > 100000) return;  // a cache too large for a test
+    buffer<float> x(rows * cols), y(rows * cols), row(cols), gain(cols), rho(rows);
+    for (index_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 1013) - 500.0f;
+    for (index_t j = 0; j < cols; ++j) gain[j] = static_cast<float>(j);
+    CHECK(kernel::streams(matrix_view<float>(y.data(), rows, cols)) == simd::has_streaming<float>);
+    CHECK_FALSE(kernel::streams(matrix_view<float>(y.data() + 1, rows - 1, cols)));
+    CHECK_FALSE(kernel::streams(matrix_view<float>(y.data(), 3, cols)));
+    thread_pool pool(2);
+    kernel::rms_norm<float>(pool, matrix_view<const float>(x.data(), rows, cols), gain.data(), 1e-6f,
+                            matrix_view<float>(y.data(), rows, cols), rho.data());
+    bool equal = true;
+    for (index_t t = 0; t < rows; ++t) {
+        float r;
+        kernel::rms_norm<float>({}, matrix_view<const float>(x.data() + t * cols, 1, cols), gain.data(),
+                                1e-6f, matrix_view<float>(row.data(), 1, cols), &r);
+        equal = equal && r == rho[t] && std::equal(row.data(), row.data() + cols, y.data() + t * cols);
+    }
+    CHECK(equal);
+}
+
+TEST_CASE("norm: NaN and infinities pass through", "[kernel][norm]") {
+    const float absent = std::numeric_limits<float>::quiet_NaN(),
+                huge = std::numeric_limits<float>::infinity();
+    for (const float bad : {absent, huge, -huge}) {
+        for (const index_t at : {index_t{0}, index_t{20}, index_t{32}}) {
+            std::vector<float> x(66, 1.0f), y(66), gain(33, 1.0f), saved(4);
+            x[static_cast<std::size_t>(at)] = bad;
+            const matrix_view<const float> in(x.data(), 2, 33);
+            kernel::rms_norm<float>({}, in, gain.data(), 1e-6f, {y.data(), 2, 33}, saved.data());
+            CHECK(std::isnan(y[static_cast<std::size_t>(at)]));
+            CHECK(y[40] == Approx(1.0f));
+            kernel::layer_norm<float>({}, in, gain.data(), gain.data(), 1e-6f, {y.data(), 2, 33},
+                                      saved.data());
+            for (int j = 0; j < 33; ++j) CHECK(std::isnan(y[static_cast<std::size_t>(j)]));
+            CHECK(y[40] == Approx(1.0f));
         }
     }
 }

@@ -1,10 +1,13 @@
 #include <mox/kernel/softmax.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include <mox/core/buffer.hpp>
 #include <mox/exec/thread_pool.hpp>
+#include <mox/kernel/reference/rows.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/panels.hpp"
@@ -86,4 +89,51 @@ TEST_CASE("softmax: infinities and NaN", "[kernel][softmax]") {
     std::vector<double> none(3, -infinity);
     kernel::softmax_row<double>(none.data(), 3, p.data());
     for (double v : p) CHECK(std::isnan(v));
+}
+
+namespace {
+
+template <class T>
+void check_streaming(index_t cols) {
+    CAPTURE(cols);
+    constexpr index_t rows = 4;
+    buffer<T> x(rows * cols), ordinary(rows * cols), past(rows * cols);
+    for (index_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(i * 37 % 101) * T(0.1);
+    x[0] = -std::numeric_limits<T>::infinity();
+    x[2 * cols + cols / 2] = std::numeric_limits<T>::quiet_NaN();
+    for (index_t t = 0; t < rows; ++t) {
+        const T* row = x.data() + t * cols;
+        const T a = kernel::softmax_row<T>(row, cols, ordinary.data() + t * cols);
+        const T b = kernel::detail::softmax_row_streamed<T, simd::default_arch>(row, cols,
+                                                                                past.data() + t * cols, row);
+        simd::stream_fence();
+        CHECK((a == b || (t == 2 && std::isnan(a) && std::isnan(b))));
+        bool same = true;
+        for (index_t j = t * cols; j < (t + 1) * cols; ++j) {
+            same = same && (t == 2 ? std::isnan(ordinary[j]) && std::isnan(past[j]) : ordinary[j] == past[j]);
+        }
+        CHECK(same);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("softmax: stores past the caches write the same bits", "[kernel][softmax]") {
+    for (const index_t registers : {1, 2, 5, 64}) {
+        check_streaming<float>(registers * simd::lanes<float>);
+        check_streaming<double>(registers * simd::lanes<double>);
+    }
+}
+
+TEST_CASE("softmax: backward against its plain twin", "[kernel][softmax]") {
+    for (const index_t cols : {index_t{1}, index_t{19}, index_t{64}}) {
+        guarded_rows<double> x(1, cols, 1), p(1, cols, 2), dp(1, cols, 3), dl(1, cols, 4);
+        std::vector<double> expected(static_cast<std::size_t>(cols));
+        kernel::reference::softmax_row<double>(x.values.data(), cols, p.values.data());
+        kernel::softmax_backward_rows<double>({}, p.view(), dp.view(), dl.view(), false);
+        kernel::reference::softmax_backward_row<double>(p.values.data(), dp.values.data(), cols,
+                                                        expected.data());
+        for (index_t j = 0; j < cols; ++j)
+            CHECK(dl(0, j) == Approx(expected[static_cast<std::size_t>(j)]).margin(1e-15));
+    }
 }

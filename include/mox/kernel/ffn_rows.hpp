@@ -4,21 +4,61 @@
 // the product's tile, and in backward the gate gradient, the activation's derivative and the scaled hidden
 // row in one pass.
 
+#include <mox/core/view.hpp>
+#include <mox/exec/executor.hpp>
+#include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/panels.hpp>
+#include <mox/kernel/streaming.hpp>
 #include <mox/simd/batch.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
 /// One tile row of a gated product: `width` columns, gate units first, up units behind them. Writes
-/// hidden = act(gate) * up.
-template <class T, class Arch, class Act>
+/// hidden = act(gate) * up; past the caches (simd/stream.hpp) where `Stream` says so.
+template <class T, class Arch, class Act, bool Stream = false>
 MOX_INLINE void gated_tile_row(const T* tile, index_t width, T* hidden) {
     const index_t units = width / 2;
     for (index_t j = 0; j < units; j += simd::lanes<T, Arch>) {
         const auto a = simd::load<T, Arch>(tile + j);
         const auto u = simd::load<T, Arch>(tile + units + j);
-        simd::store(hidden + j, Act::value(a) * u);
+        detail::put<Stream>(hidden + j, Act::value(a) * u, simd::lanes<T, Arch>);
     }
+}
+
+namespace detail {
+
+template <class T, class Arch, class Act, bool Stream>
+MOX_NOINLINE void gated_rows_of(matrix_view<const T> pre, index_t begin, index_t end, matrix_view<T> hidden) {
+    constexpr index_t L = simd::lanes<T, Arch>, half = panel_layout<T, Arch>::width / 2;
+    for (index_t t = begin; t < end; ++t) {
+        const T* from = pre.row(t);
+        T* to = hidden.row(t);
+        index_t base = 0;
+        for (; base + half <= hidden.cols; base += half) {
+            gated_tile_row<T, Arch, Act, Stream>(from + 2 * base, 2 * half, to + base);
+        }
+        // The last panel holds whole registers, the result need not.
+        const index_t units = round_up(hidden.cols - base, L);
+        for (index_t j = 0; base + j < hidden.cols; j += L) {
+            const auto a = simd::load<T, Arch>(from + 2 * base + j);
+            const auto u = simd::load<T, Arch>(from + 2 * base + units + j);
+            put<Stream>(to + base + j, Act::value(a) * u, std::min(L, hidden.cols - base - j));
+        }
+    }
+}
+
+}  // namespace detail
+
+/// hidden = act(gate) * up for rows of pre-activations in panel order, as a gated product leaves them for
+/// backward: 2 * hidden.cols columns, up to a register more where the last panel ends.
+template <class T, class Act, class Arch = simd::default_arch>
+void gated_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> pre, matrix_view<T> hidden) {
+    const bool past = streams<T, Arch>(hidden);
+    parallel_ranges(exec, hidden.rows, rows_per_unit, [&](index_t begin, index_t end) {
+        detail::with_stores(past, [&](auto stream) {
+            detail::gated_rows_of<T, Arch, Act, decltype(stream)::value>(pre, begin, end, hidden);
+        });
+    });
 }
 
 /// One tile row of a plain product: hidden = act(tile).

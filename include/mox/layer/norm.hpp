@@ -2,6 +2,7 @@
 
 #include <mox/core/coefficient.hpp>
 #include <mox/kernel/norm.hpp>
+#include <mox/kernel/norm_backward.hpp>
 #include <mox/layer/context.hpp>
 
 namespace mox::inline MOX_ABI {

@@ -89,30 +89,41 @@ struct avx512_bf16 {
 
 }  // namespace level
 
+#if MOX_HAS_CPUID
+
+namespace detail {
+
+struct cpuid_answer {
+    std::uint32_t eax, ebx, ecx, edx;
+};
+
+inline cpuid_answer ask(std::uint32_t leaf, std::uint32_t subleaf) noexcept {
+    cpuid_answer a{};
+#if defined(_MSC_VER) && !defined(__clang__)
+    int words[4];
+    __cpuidex(words, static_cast<int>(leaf), static_cast<int>(subleaf));
+    a = {static_cast<std::uint32_t>(words[0]), static_cast<std::uint32_t>(words[1]),
+         static_cast<std::uint32_t>(words[2]), static_cast<std::uint32_t>(words[3])};
+#else
+    __cpuid_count(leaf, subleaf, a.eax, a.ebx, a.ecx, a.edx);
+#endif
+    return a;
+}
+
+}  // namespace detail
+
+#endif
+
 /// Asks the CPU at hand.
 inline cpu_words ask_cpu() noexcept {
     cpu_words w;
 #if MOX_HAS_CPUID
-    struct answer {
-        std::uint32_t eax, ebx, ecx, edx;
-    };
-    const auto ask = [](std::uint32_t leaf, std::uint32_t subleaf) {
-        answer a{};
-#if defined(_MSC_VER) && !defined(__clang__)
-        int words[4];
-        __cpuidex(words, static_cast<int>(leaf), static_cast<int>(subleaf));
-        a = {static_cast<std::uint32_t>(words[0]), static_cast<std::uint32_t>(words[1]),
-             static_cast<std::uint32_t>(words[2]), static_cast<std::uint32_t>(words[3])};
-#else
-        __cpuid_count(leaf, subleaf, a.eax, a.ebx, a.ecx, a.edx);
-#endif
-        return a;
-    };
+    using detail::ask;
     // A leaf that the CPU does not know answers with those of another.
     const std::uint32_t last = ask(0, 0).eax;
     if (last >= 1) w.leaf1_ecx = ask(1, 0).ecx;
     if (last >= 7) {
-        const answer a = ask(7, 0);
+        const detail::cpuid_answer a = ask(7, 0);
         w.leaf7_ebx = a.ebx;
         w.leaf7_ecx = a.ecx;
         if (a.eax >= 1) w.leaf7_1_eax = ask(7, 1).eax;

@@ -1,6 +1,7 @@
 #pragma once
 
-// The plain twins of softmax.hpp, norm.hpp and topk.hpp: one row in loops.
+// The plain twins of softmax.hpp, norm.hpp, norm_backward.hpp, topk.hpp and of the gate in ffn_rows.hpp: one
+// row in loops.
 
 #include <algorithm>
 #include <cmath>
@@ -52,6 +53,56 @@ void layer_norm_row(const T* x, const T* gain, const T* shift, index_t size, T e
     for (index_t i = 0; i < size; ++i) variance += (x[i] - mean) * (x[i] - mean) / static_cast<T>(size);
     for (index_t i = 0; i < size; ++i)
         y[i] = gain[i] * (x[i] - mean) / std::sqrt(variance + epsilon) + shift[i];
+}
+
+/// With n = (x - mean) rho and u = dy * gain: dx = rho (u - mean(u) - n mean(u n)); dgain += dy n and
+/// dshift += dy.
+template <class T>
+void layer_norm_backward_row(const T* x, const T* gain, const T* dy, index_t size, T epsilon, T* dx, T* dgain,
+                             T* dshift) {
+    const T width = static_cast<T>(size);
+    T mean = 0, variance = 0, u_mean = 0, un_mean = 0;
+    for (index_t i = 0; i < size; ++i) mean += x[i] / width;
+    for (index_t i = 0; i < size; ++i) variance += (x[i] - mean) * (x[i] - mean) / width;
+    const T rho = 1 / std::sqrt(variance + epsilon);
+    for (index_t i = 0; i < size; ++i) {
+        u_mean += dy[i] * gain[i] / width;
+        un_mean += dy[i] * gain[i] * (x[i] - mean) * rho / width;
+    }
+    for (index_t i = 0; i < size; ++i) {
+        const T n = (x[i] - mean) * rho;
+        dx[i] = rho * (dy[i] * gain[i] - u_mean - n * un_mean);
+        dgain[i] += dy[i] * n;
+        dshift[i] += dy[i];
+    }
+}
+
+/// The same without mean and shift: n = x rho.
+template <class T>
+void rms_norm_backward_row(const T* x, const T* gain, const T* dy, index_t size, T epsilon, T* dx, T* dgain) {
+    const T width = static_cast<T>(size);
+    T square = 0, un_mean = 0;
+    for (index_t i = 0; i < size; ++i) square += x[i] * x[i] / width;
+    const T rho = 1 / std::sqrt(square + epsilon);
+    for (index_t i = 0; i < size; ++i) un_mean += dy[i] * gain[i] * x[i] * rho / width;
+    for (index_t i = 0; i < size; ++i) {
+        dx[i] = rho * (dy[i] * gain[i] - x[i] * rho * un_mean);
+        dgain[i] += dy[i] * x[i] * rho;
+    }
+}
+
+/// dx = p * (dp - sum(p dp)) with p = softmax(x).
+template <class T>
+void softmax_backward_row(const T* p, const T* dp, index_t size, T* dx) {
+    T mean = 0;
+    for (index_t i = 0; i < size; ++i) mean += p[i] * dp[i];
+    for (index_t i = 0; i < size; ++i) dx[i] = p[i] * (dp[i] - mean);
+}
+
+/// hidden = silu(gate) * up.
+template <class T>
+void swiglu_row(const T* gate, const T* up, index_t size, T* hidden) {
+    for (index_t i = 0; i < size; ++i) hidden[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
 }
 
 }  // namespace mox::inline MOX_ABI::kernel::reference

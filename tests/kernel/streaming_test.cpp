@@ -1,0 +1,35 @@
+#include <mox/kernel/streaming.hpp>
+
+#include <vector>
+
+#include <mox/core/buffer.hpp>
+
+#include "../support/catch.hpp"
+
+using namespace mox;
+
+TEST_CASE("streaming: large results in whole registers only", "[kernel][streaming]") {
+    // Never read or written: only addresses and extents are looked at.
+    buffer<float> memory(64);
+    const index_t cols = 1024, most = simd::last_level_cache() / 2 / (4 * cols);
+    const auto view = [&](float* p, index_t rows, index_t stride) {
+        return matrix_view<float>(p, rows, cols, stride);
+    };
+    CHECK_FALSE(kernel::streams(view(memory.data(), most, cols)));
+    CHECK(kernel::streams(view(memory.data(), most + 1, cols)) == simd::has_streaming<float>);
+    CHECK_FALSE(kernel::streams(view(memory.data() + 1, most + 1, cols)));
+    CHECK_FALSE(kernel::streams(view(memory.data(), most + 1, cols + 1)));
+    CHECK_FALSE(kernel::streams(matrix_view<float>{}));
+}
+
+TEST_CASE("streaming: a sum in four registers takes every value once", "[kernel][streaming]") {
+    for (index_t size = 0; size < 150; ++size) {
+        std::vector<double> x(static_cast<std::size_t>(size) + 1);
+        for (index_t i = 0; i < size; ++i) x[static_cast<std::size_t>(i)] = static_cast<double>(i + 1);
+        kernel::detail::four_sums<double, simd::default_arch> sum;
+        kernel::detail::for_each_of_four<double, simd::default_arch>(size, [&](int k, index_t i, index_t n) {
+            sum.part[k] = sum.part[k] + simd::load_upto<double, simd::default_arch>(x.data() + i, n);
+        });
+        CHECK(sum.total() == static_cast<double>(size * (size + 1) / 2));
+    }
+}
