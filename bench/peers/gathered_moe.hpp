@@ -195,7 +195,7 @@ void add_gathered_moe() {
     using layer = gathered_moe<Peer>;
     for (const moe_shape& s : moe_shapes) {
         const auto infer = moe_competitor(Peer::name, s, &layer::infer, float_bound);
-        for (const char* group : {"forward", "small"})
+        for (const char* group : {"forward", "small", "row_major"})
             add_competitor("moe_swiglu/" + std::string(group) + "/" + s.name(), infer);
         add_competitor("moe_swiglu/forward_backward/" + s.name(),
                        moe_competitor(Peer::name, s, &layer::train, float_bound));

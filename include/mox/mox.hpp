@@ -19,6 +19,7 @@
 #include <mox/exec/thread_pool.hpp>
 #include <mox/fwd.hpp>
 #include <mox/interop/eigen.hpp>
+#include <mox/kernel/row_major.hpp>
 #include <mox/layer/adapted_ffn.hpp>
 #include <mox/layer/attention.hpp>
 #include <mox/layer/depth.hpp>

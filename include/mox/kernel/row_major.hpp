@@ -1,0 +1,83 @@
+#pragma once
+
+// Products with weights as they lie in a user's memory: row-major, used once or a few times, not worth
+// packing. Weights that stay are better kept in panels (panels.hpp).
+
+#include <mox/kernel/gemm.hpp>
+
+namespace mox::inline MOX_ABI::kernel {
+
+namespace detail {
+
+// Rows of weights that all rows of x pass before the next ones are read, and meanwhile those are asked for in
+// the order in which they lie in memory: by columns, pieces of 256 bytes a row apart, they arrive at half the
+// speed.
+inline constexpr index_t row_major_depth = 32;
+
+}  // namespace detail
+
+/// out[i] (+)= scale[i] * x[i] W for i in [begin, end); W: x's width x out.cols, row-major. One unit of work
+/// of one thread.
+template <class T, class Arch = simd::default_arch>
+void product_row_major(row_source<const T> x, index_t begin, index_t end,
+                       std::type_identity_t<matrix_view<const T>> w, row_target<T> out) {
+    constexpr index_t L = simd::lanes<T, Arch>;
+    constexpr index_t W = panel_width<T, Arch>;
+    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+    constexpr index_t pairs = std::max<index_t>(1, W / line / 2);
+    const index_t panels = out.cols / W;  // whole ones
+    for (index_t k0 = 0; k0 < w.rows; k0 += detail::row_major_depth) {
+        const index_t k = std::min(detail::row_major_depth, w.rows - k0);
+        const bool accumulate = out.accumulate || k0 > 0;
+        const auto tiles = [&](index_t c0, auto&& multiply) {
+            even_tiles(end - begin, product_rows, [&](index_t offset, index_t rows) {
+                const T* xs[product_rows];
+                T* cs[product_rows];
+                T scale[product_rows];
+                for (index_t r = 0; r < rows; ++r) {
+                    const index_t i = begin + offset + r;
+                    xs[r] = x(i) + k0;
+                    cs[r] = out.rows(i) + c0;
+                    if (out.scale) scale[r] = out.scale[i];
+                }
+                multiply(rows, xs, cs, out.scale ? scale : nullptr);
+            });
+        };
+        for (index_t p = 0; p < panels; ++p) {
+            const T* const b = w.row(k0) + p * W;
+            index_t number = 0;
+            tiles(p * W, [&](index_t rows, const T* const* xs, T* const* cs, const T* s) {
+                if (number < pairs && k0 + 2 * k <= w.rows) {
+                    // This tile's share of the next rows, as if they were one row after the other.
+                    const index_t share = (p * pairs + number++) * 2 * line * k;
+                    const T* const next = w.row(k0 + k + share / (panels * W)) + share % (panels * W);
+                    tile_table<T, Arch>::product_ahead(rows, xs, b, w.stride, k, cs, s, accumulate, next,
+                                                       W > line ? next + k * line : next);
+                } else {
+                    tile_table<T, Arch>::product(rows, panel_vectors<Arch>, xs, b, w.stride, k, cs, s,
+                                                 accumulate);
+                }
+            });
+        }
+        // What is left of the columns, a register at a time; the last one may be part of a register, and what
+        // lies behind it is the next row's or nobody's.
+        for (index_t c0 = panels * W; c0 < out.cols; c0 += L) {
+            const index_t valid = std::min(L, out.cols - c0);
+            alignas(64) T b[static_cast<std::size_t>(detail::row_major_depth * L)];
+            for (index_t j = 0; j < k; ++j)
+                simd::store(b + j * L, simd::load_upto<T, Arch>(w.row(k0 + j) + c0, valid));
+            tiles(c0, [&](index_t rows, const T* const* xs, T* const* cs, const T* s) {
+                alignas(64) T tile[static_cast<std::size_t>(product_rows * L)];
+                T* ts[product_rows];
+                for (index_t r = 0; r < rows; ++r) ts[r] = tile + r * L;
+                tile_table<T, Arch>::product(rows, 1, xs, b, L, k, ts, s, false);
+                for (index_t r = 0; r < rows; ++r) {
+                    for (index_t j = 0; j < valid; ++j)
+                        cs[r][j] = accumulate ? cs[r][j] + ts[r][j] : ts[r][j];
+                }
+            });
+        }
+    }
+}
+
+}  // namespace mox::inline MOX_ABI::kernel
