@@ -27,8 +27,8 @@ T dot_row(const T* x, const T* y, index_t size) {
         }
     }
     simd::for_each<T, Arch>(size - i, [&](index_t j, index_t n) {
-        sum[0] = simd::fma(simd::load_upto<T, Arch>(x + i + j, n), simd::load_upto<T, Arch>(y + i + j, n),
-                           sum[0]);
+        sum[0] =
+            simd::fma(simd::load_upto<T, Arch>(x + i + j, n), simd::load_upto<T, Arch>(y + i + j, n), sum[0]);
     });
     return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
