@@ -131,10 +131,11 @@ constexpr mox::mixlora_spec around_one{.adapter = r8};
 using mixlora = mox::mixlora<d, h, mox::activation::silu, 8, around_one, mox::route::top_k<2>>;
 using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>>;
 
-// A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time. Of its
-// 0.36 ms, measured apart: 0.11 the expansion (0.07 if every load of B were free of other work), 0.10 the
-// sums of the sparse projection (0.07 at the peak), 0.06 to 0.07 turning x round, 0.02 finding the values,
-// 0.01 the choice. The first three alone, each at its limit, are 0.27 of the dense adapter.
+// A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time. Measured
+// apart: 0.15 ms turning x round and the sums of the sparse projection, which share the core (0.07 the sums
+// alone at the peak), 0.11 the expansion (0.10 at one load a cycle, 0.07 at the peak), 0.02 finding the
+// values, 0.03 the choice. Rows that a power of two lies between share the sets of the first cache: at
+// another stride turning alone takes a third.
 const bench::registration add([](std::vector<bench::group>& groups) {
     const double full = 4.0 * tokens * width;
     using map = mox::linear<width, width>;
