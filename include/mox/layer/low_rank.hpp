@@ -18,9 +18,9 @@ struct adapter_spec {
     index_t rank = 0;              ///< of one expert, or of the whole adapter without experts
     double alpha = 0;              ///< the update is scaled by alpha / rank; 0: by 1
     bool rank_stabilised = false;  ///< scaled by alpha / sqrt(rank) (arXiv 2312.03732)
+    bool gaussian = false;         ///< A starts normal with deviation 1 / rank, not even in +-1 / sqrt(in)
     double dropout = 0;            ///< probability, on the adapter's input only, in training only
     index_t kept_ranks = 0;        ///< further ranks of earlier tasks, used and not trained (MoRAM)
-    bool gaussian = false;         ///< A starts normal with deviation 1 / rank, not even in +-1 / sqrt(in)
 
     constexpr double scale() const {
         if (alpha == 0) return 1;
