@@ -6,31 +6,20 @@
 
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
+#include <mox/kernel/four_sums.hpp>
 #include <mox/simd/batch.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// sum x[i] * y[i], in four sums that do not wait for each other.
+/// sum x[i] * y[i].
 template <class T, class Arch = simd::default_arch>
 T dot_row(const T* x, const T* y, index_t size) {
-    using batch = simd::batch<T, Arch>;
-    constexpr index_t L = simd::lanes<T, Arch>;
-    constexpr index_t sums = 4;
-    batch sum[sums];
-    for (batch& s : sum) s = batch(T(0));
-    index_t i = 0;
-    for (; i + sums * L <= size; i += sums * L) {
-#pragma GCC unroll 4
-        for (index_t s = 0; s < sums; ++s) {
-            const index_t j = i + s * L;
-            sum[s] = simd::fma(simd::load<T, Arch>(x + j), simd::load<T, Arch>(y + j), sum[s]);
-        }
-    }
-    simd::for_each<T, Arch>(size - i, [&](index_t j, index_t n) {
-        sum[0] =
-            simd::fma(simd::load_upto<T, Arch>(x + i + j, n), simd::load_upto<T, Arch>(y + i + j, n), sum[0]);
+    detail::four_sums<T, Arch> sum;
+    detail::for_each_of_four<T, Arch>(size, [&](int k, index_t i, index_t n) {
+        sum.part[k] =
+            simd::fma(simd::load_upto<T, Arch>(x + i, n), simd::load_upto<T, Arch>(y + i, n), sum.part[k]);
     });
-    return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return sum.total();
 }
 
 /// out[t] = x_t . w for every row.

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <mox/core/view.hpp>
+#include <mox/kernel/four_sums.hpp>
 #include <mox/simd/stream.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
@@ -49,27 +50,6 @@ MOX_INLINE void put(T* p, const simd::batch<T, Arch>& v, index_t n) noexcept {
 template <bool Stream, class T>
 MOX_INLINE void ask_for_next(const T* p) noexcept {
     if constexpr (Stream) simd::prefetch(p);
-}
-
-// A sum in four registers, so that additions do not wait for each other.
-template <class T, class Arch>
-struct four_sums {
-    simd::batch<T, Arch> part[4] = {simd::batch<T, Arch>(T(0)), simd::batch<T, Arch>(T(0)),
-                                    simd::batch<T, Arch>(T(0)), simd::batch<T, Arch>(T(0))};
-    MOX_INLINE T total() const { return simd::reduce_add((part[0] + part[1]) + (part[2] + part[3])); }
-};
-
-// Calls body(k, offset, count) for [0, size) in register-wide steps, k the register of four_sums they belong
-// to; count < lanes only in the last call.
-template <class T, class Arch, class Body>
-MOX_INLINE void for_each_of_four(index_t size, Body&& body) {
-    constexpr index_t L = simd::lanes<T, Arch>;
-    index_t i = 0;
-    for (; i + 4 * L <= size; i += 4 * L) {
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) body(k, i + k * L, L);
-    }
-    for (; i < size; i += L) body(0, i, std::min(L, size - i));
 }
 
 // `value` in the first `count` lanes, zero in the others.
