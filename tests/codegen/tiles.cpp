@@ -1,5 +1,8 @@
 // The register tiles at their full size, to be looked at by spills.awk; not run.
 
+#include <mox/kernel/attention_tiles.hpp>
+#include <mox/kernel/narrow.hpp>
+#include <mox/kernel/packed_tile.hpp>
 #include <mox/kernel/tile.hpp>
 
 using namespace mox;
@@ -7,16 +10,25 @@ using namespace mox;
 namespace {
 
 using arch = simd::default_arch;
+using centred = weight::int4<64>;
+using moving = weight::int4<64, weight::zero::moving>;
 constexpr int rows = static_cast<int>(kernel::product_rows),
               vectors = static_cast<int>(kernel::panel_vectors<arch>),
-              side = static_cast<int>(kernel::dot_side<arch>);
+              side = static_cast<int>(kernel::dot_side<arch>),
+              bf16_rows = static_cast<int>(kernel::packed_tile_rows<weight::bf16, arch>),
+              int8_rows = static_cast<int>(kernel::packed_tile_rows<weight::int8<>, arch>),
+              int4_rows = static_cast<int>(kernel::packed_tile_rows<centred, arch>);
 
 }  // namespace
 
 #if defined(MOX_TOO_MANY_ACCUMULATORS)
-// A tile that no register file holds: what the guard must find.
+// Tiles that no register file holds: what the guard must find.
 template void kernel::tile_product<float, arch, 8, 4>(const float* const*, const float*, index_t, index_t,
                                                       float* const*, const float*, bool);
+template void kernel::tile_bf16<arch, 8, 4>(const kernel::packed_row<float>*, const std::byte*, index_t,
+                                            const std::byte*, float*, index_t);
+template void kernel::tile_int8<arch, 8, 4>(const kernel::packed_row<float>*, const std::byte*, index_t,
+                                            const std::byte*, float*, index_t);
 #else
 template void kernel::tile_product<float, arch, rows, vectors>(const float* const*, const float*, index_t,
                                                                index_t, float* const*, const float*, bool);
@@ -30,4 +42,25 @@ template void kernel::tile_transposed<float, arch, side, side>(const float* cons
 template void kernel::tile_outer<float, arch, rows, vectors>(const float* const*, index_t,
                                                              const float* const*, index_t, index_t, float*,
                                                              index_t, bool);
+template void kernel::detail::tile_weighted<float, arch, rows, vectors>(const float*, index_t, const float*,
+                                                                        index_t, index_t, const float*,
+                                                                        float*, index_t);
+#if defined(__AVX512F__)  // halves of registers
+template void kernel::detail::tile_narrow<float, arch, rows>(const float* const*, const float*, index_t,
+                                                             index_t, float*);
+#endif
+template void kernel::tile_bf16<arch, bf16_rows, vectors>(const kernel::packed_row<float>*, const std::byte*,
+                                                          index_t, const std::byte*, float*, index_t);
+// Bytes are widened elsewhere by instructions that outnumber the products: what they keep in memory hardly
+// counts.
+#if defined(__AVX512VNNI__)
+template void kernel::tile_int8<arch, int8_rows, vectors>(const kernel::packed_row<float>*, const std::byte*,
+                                                          index_t, const std::byte*, float*, index_t);
+template void kernel::tile_int4<centred, arch, int4_rows, vectors>(const kernel::packed_row<float>*,
+                                                                   const std::byte*, index_t,
+                                                                   const std::byte*, float*, index_t);
+template void kernel::tile_int4<moving, arch, int4_rows, vectors>(const kernel::packed_row<float>*,
+                                                                  const std::byte*, index_t, const std::byte*,
+                                                                  float*, index_t);
+#endif
 #endif
