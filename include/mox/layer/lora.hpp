@@ -199,9 +199,10 @@ private:
         if constexpr (sparse_down) {
             if (x.rows >= sparse_tokens) {
                 const arena_scope scope(*ctx.scratch);
+                constexpr index_t room = kernel::sparse_room<T>(ranks, in);
                 const auto a = kernel::find_sparse_rows<T>(
-                    w.template panels<0>(), in,
-                    ctx.scratch->template take<kernel::sparse_value<T>>(ranks * in + 1),
+                    w.template panels<0>(), in, ctx.scratch->template take<T>(room),
+                    ctx.scratch->template take<row_t>(room),
                     ctx.scratch->template take<row_t>(kernel::sparse_rows<T>::sparse_starts(ranks, in)));
                 // A loaded A may be anything. From half of the values on a plain product is as fast.
                 if (2 * a.size() <= ranks * in) {
