@@ -45,8 +45,8 @@ inline constexpr index_t sparse_height = 64;
 template <class T, class Arch>
 inline constexpr index_t sparse_pitch = sparse_vectors* simd::lanes<T, Arch>;
 
-// A block of x that is turned round while another is summed, whole registers of tokens and of columns: part by
-// part, along the rows first, as the cache fetches ahead.
+// A block of x that is turned round while another is summed, whole registers of tokens and of columns: part
+// by part, along the rows first, as the cache fetches ahead.
 template <class T, class Arch, int V>
 struct block_ahead {
     static constexpr index_t L = simd::lanes<T, Arch>, R = simd::turned_rows<T, Arch>;

@@ -224,7 +224,10 @@ private:
     // to[t, j] = from(t, chosen[t, j]).
     template <class T>
     static void pick(index_t n, const row_t* chosen, std::type_identity_t<matrix_view<const T>> from, T* to) {
-        for (index_t i = 0; i < n * slots; ++i) to[i] = chosen[i] < 0 ? T(0) : from(i / slots, chosen[i]);
+        for (index_t t = 0; t < n; ++t, chosen += slots, to += slots) {
+            const T* const row = from.row(t);
+            for (index_t j = 0; j < slots; ++j) to[j] = chosen[j] < 0 ? T(0) : row[chosen[j]];
+        }
     }
 
     template <class T>

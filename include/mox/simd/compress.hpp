@@ -27,8 +27,8 @@ MOX_INLINE bool is_zero(T value) noexcept {
 
 }  // namespace detail
 
-/// Appends those of `count` values that are not zero, and for value i the number place + i * step. Returns how
-/// many there were; up to a register's lanes behind them may be written.
+/// Appends those of `count` values that are not zero, and for value i the number place + i * step. Returns
+/// how many there were; up to a register's lanes behind them may be written.
 template <class T, class Arch = default_arch>
 MOX_INLINE index_t compress_non_zero(const T* from, index_t count, row_t place, row_t step, T* values,
                                      row_t* places) noexcept {

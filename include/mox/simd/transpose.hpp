@@ -35,8 +35,8 @@ MOX_INLINE V interleave(const V& a, const V& b, std::integer_sequence<int, I...>
 template <int Lane, int Upper, class V, int... I>
 MOX_INLINE V interleave_lanes(const V& a, const V& b, std::integer_sequence<int, I...>) noexcept {
     constexpr int L = sizeof...(I);
-    return __builtin_shufflevector(a, b,
-                                   (Upper * (L / 2) + I / (2 * Lane) * Lane + I % Lane + I / Lane % 2 * L)...);
+    return __builtin_shufflevector(
+        a, b, (Upper * (L / 2) + I / (2 * Lane) * Lane + I % Lane + I / Lane % 2 * L)...);
 }
 
 template <int First, class V, int... I>
@@ -123,9 +123,8 @@ private:
     template <int... I>
     MOX_INLINE static void store_parts(T* to, index_t stride, const vector& v,
                                        std::integer_sequence<int, I...>) noexcept {
-        (store_part(to + I * stride,
-                    detail::part<I * static_cast<int>(Rows)>(
-                        v, std::make_integer_sequence<int, static_cast<int>(Rows)>{})),
+        (store_part(to + I * stride, detail::part<I* static_cast<int>(Rows)>(
+                                         v, std::make_integer_sequence<int, static_cast<int>(Rows)>{})),
          ...);
     }
     template <class Part>
