@@ -131,11 +131,14 @@ constexpr mox::mixlora_spec around_one{.adapter = r8};
 using mixlora = mox::mixlora<d, h, mox::activation::silu, 8, around_one, mox::route::top_k<2>>;
 using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>>;
 
-// A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time. Measured
-// apart: 0.15 ms turning x round and the sums of the sparse projection, which share the core (0.07 the sums
-// alone at the peak), 0.11 the expansion (0.10 at one load a cycle, 0.07 at the peak), 0.02 finding the
-// values, 0.03 the choice. Rows that a power of two lies between share the sets of the first cache: at
-// another stride turning alone takes a third.
+// A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time: products
+// with everything run at 0.82 of the peak, products with what was picked at one load a multiply-add. Measured
+// apart, of 0.27 ms (all ranks 0.70): the sparse sums and the turning of x 0.14 (0.07 at the peak, 0.10 the
+// sums alone, whose loads take 0.09), the expansion 0.11 (0.07 at the peak, 0.08 for the loads of B, 0.02 for
+// y), finding the values 0.006, the choice 0.015. What both big parts cannot go below is 0.29 of the time of
+// all ranks. Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a multiply-add
+// take 1.33 steps, and random places need 1.3 times as many), pairs of ranks that share loads, more
+// registers.
 const bench::registration add([](std::vector<bench::group>& groups) {
     const double full = 4.0 * tokens * width;
     using map = mox::linear<width, width>;

@@ -199,9 +199,10 @@ private:
         if constexpr (sparse_down) {
             if (x.rows >= sparse_tokens) {
                 const arena_scope scope(*ctx.scratch);
+                constexpr index_t room = kernel::sparse_room<T>(ranks, in);
                 const auto a = kernel::find_sparse_rows<T>(
-                    w.template panels<0>(), in,
-                    ctx.scratch->template take<kernel::sparse_value<T>>(ranks * in + 1),
+                    w.template panels<0>(), in, ctx.scratch->template take<T>(room),
+                    ctx.scratch->template take<row_t>(room),
                     ctx.scratch->template take<row_t>(kernel::sparse_rows<T>::sparse_starts(ranks, in)));
                 // A loaded A may be anything. From half of the values on a plain product is as fast.
                 if (2 * a.size() <= ranks * in) {
@@ -223,7 +224,10 @@ private:
     // to[t, j] = from(t, chosen[t, j]).
     template <class T>
     static void pick(index_t n, const row_t* chosen, std::type_identity_t<matrix_view<const T>> from, T* to) {
-        for (index_t i = 0; i < n * slots; ++i) to[i] = chosen[i] < 0 ? T(0) : from(i / slots, chosen[i]);
+        for (index_t t = 0; t < n; ++t, chosen += slots, to += slots) {
+            const T* const row = from.row(t);
+            for (index_t j = 0; j < slots; ++j) to[j] = chosen[j] < 0 ? T(0) : row[chosen[j]];
+        }
     }
 
     template <class T>

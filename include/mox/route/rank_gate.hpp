@@ -241,10 +241,10 @@ struct strongest {
         const matrix_view<T> strength = ctx.temporary(z.rows, Ranks);
         parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
-                for (index_t j = 0; j < Ranks; ++j) {
-                    const T v = z(t, j) + w[0][j];
-                    strength(t, j) = Key == key::magnitude ? std::abs(v) : v;
-                }
+                simd::for_each<T>(Ranks, [&](index_t j, index_t n) {
+                    const auto v = simd::load_upto<T>(z.row(t) + j, n) + simd::load_upto<T>(w[0] + j, n);
+                    simd::store_upto(strength.row(t) + j, Key == key::magnitude ? simd::abs(v) : v, n);
+                });
             }
         });
         kernel::top_k_rows<T>(ctx.exec, strength, K, chosen);

@@ -117,6 +117,7 @@ MOX_INLINE void store_upto(T* p, const batch<T, Arch>& v, index_t count) noexcep
     }
 }
 
+using xsimd::abs;
 using xsimd::exp;
 using xsimd::max;
 using xsimd::min;
