@@ -101,6 +101,22 @@ TEST_CASE("merge: nothing is half done when a map is missing", "[transform][lora
     CHECK_THROWS_AS(merge(w, other), error);
 }
 
+TEST_CASE("merge: ranks kept of earlier tasks are merged with the new ones", "[transform][lora]") {
+    constexpr adapter_spec next{.rank = 2, .alpha = 5, .kept_ranks = 3};
+    const auto w = mox_test::random_params<lora<linear<7, 9>, next>, double>(4);
+    params<linear<7, 9>, double> plain;
+    copy_matching(w, plain);
+    const auto before = plain.read("weight");
+    CHECK(merge(w, plain) == 1);
+    const auto x = normal_numbers<double>(7 * 5, 1);
+    tape<linear<7, 9>, double> t;
+    tape<lora<linear<7, 9>, next>, double> u;
+    const auto rows = batch::equal(1, 5);
+    CHECK(distance(run_forward(plain, x, rows, t), run_forward(w, x, rows, u)) < 1e-13);
+    CHECK(unmerge(w, plain) == 1);
+    CHECK(plain.read("weight") == before);
+}
+
 TEST_CASE("golden: merged and unmerged lora", "[golden][transform]") {
     using layer = lora<linear<12, 9, bias::with>, mox_test::spec<4>(8)>;
     mox_test::adapter_case<layer, double> r("lora-basic");
