@@ -79,7 +79,7 @@ void check_rows(index_t rows, index_t cols, index_t k, std::uint32_t different) 
 
 TEST_CASE("top k: many rows are each row alone", "[kernel][topk]") {
     for (index_t k : {1, 2, 3, 7, 8, 9}) {
-        for (index_t cols : {9, 16, 40, 255, 256, 257}) {
+        for (index_t cols : {9, 16, 40, 255, 256, 257, 700}) {
             check_rows<float>(67, cols, k, 5);
             check_rows<float>(15, cols, k, 100000);
             check_rows<double>(67, cols, k, 100000);
