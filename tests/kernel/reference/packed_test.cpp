@@ -45,7 +45,7 @@ TEST_CASE("plain packed product: by hand, int4 in groups", "[kernel][reference]"
     using format = weight::int4<3>;
     // Groups of three lie in eight places; each has a scale of its own: 7 of its units are its largest.
     std::vector<std::byte> codes(16);
-    for (const std::size_t at : {0, 1, 2, 8}) codes[at] = std::byte{2};
+    for (const std::size_t at : std::vector<std::size_t>{0, 1, 2, 8}) codes[at] = std::byte{2};
     CHECK(product<format>(codes, 1, {{7, -3, 1, 70}, {0, 0, 0, 0}}) == std::vector<float>{150, 0});
     CHECK(plain::row_value<format>(codes.data(), 3) == 2.0);
 }
