@@ -9,7 +9,7 @@
 #include <mox/core/random.hpp>
 #include <mox/exec/thread_pool.hpp>
 #include <mox/kernel/activation.hpp>
-#include <mox/kernel/reference/rows.hpp>
+#include <mox/kernel/reference/ffn_rows.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/panels.hpp"
@@ -18,11 +18,7 @@ using namespace mox;
 
 namespace {
 
-double silu(double a) { return a / (1 + std::exp(-a)); }
-double silu_slope(double a) {
-    const double s = 1 / (1 + std::exp(-a));
-    return s * (1 + a * (1 - s));
-}
+namespace plain = kernel::reference;
 
 template <class T>
 void check_rows(index_t hidden, double bound) {
@@ -56,17 +52,19 @@ void check_rows(index_t hidden, double bound) {
                                                                                     hidden, static_cast<T>(g))
                             : kernel::plain_backward_row<T, arch, activation::silu>(
                                   pre.data(), dh.data(), hidden, static_cast<T>(g));
-        double expected = 0;
+        std::vector<double> da(a.size()), du(a.size()), h(a.size());
+        const double* const up = gated ? u.data() : nullptr;
+        plain::gated_row<plain::silu>(a.data(), up, hidden, h.data());
+        const double expected = plain::gated_backward_row<plain::silu>(
+            a.data(), up, d.data(), hidden, g, da.data(), gated ? du.data() : nullptr);
         for (index_t j = 0; j < hidden; ++j) {
             const auto i = static_cast<std::size_t>(j);
-            const double up = gated ? u[i] : 1, h = silu(a[i]) * up;
-            expected += d[i] * h;
-            CHECK(std::abs(static_cast<double>(dh[i]) - g * h) < bound);
-            CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 0))]) -
-                           g * d[i] * up * silu_slope(a[i])) < bound);
-            if (gated)
-                CHECK(std::abs(static_cast<double>(pre[static_cast<std::size_t>(column(j, 1))]) -
-                               g * d[i] * silu(a[i])) < bound);
+            const auto got = [&](index_t part) {
+                return static_cast<double>(pre[static_cast<std::size_t>(column(j, part))]);
+            };
+            CHECK(std::abs(static_cast<double>(dh[i]) - g * h[i]) < bound);
+            CHECK(std::abs(got(0) - da[i]) < bound);
+            if (gated) CHECK(std::abs(got(1) - du[i]) < bound);
         }
         CHECK(std::abs(static_cast<double>(dot) - expected) < 10 * bound);
         // No write behind the valid hidden units.
@@ -76,7 +74,7 @@ void check_rows(index_t hidden, double bound) {
 
 }  // namespace
 
-TEST_CASE("ffn rows: backward of one slot against plain loops", "[kernel][ffn_rows]") {
+TEST_CASE("ffn rows: backward of one slot against its plain twin", "[kernel][ffn_rows]") {
     for (const index_t hidden :
          {index_t{1}, index_t{7}, index_t{16}, index_t{33}, index_t{64}, index_t{75}}) {
         check_rows<double>(hidden, 1e-13);
@@ -90,13 +88,14 @@ TEST_CASE("ffn rows: forward of one tile row", "[kernel][ffn_rows]") {
     std::vector<double> tile, hidden(static_cast<std::size_t>(2 * L) + 1, -50.0);
     for (index_t j = 0; j < 2 * L; ++j) tile.push_back(0.3 * static_cast<double>(j) - 1);
     kernel::gated_tile_row<double, arch, activation::silu>(tile.data(), 2 * L, hidden.data());
-    for (index_t j = 0; j < L; ++j) {
-        const auto i = static_cast<std::size_t>(j);
-        CHECK(hidden[i] == Approx(silu(tile[i]) * tile[i + static_cast<std::size_t>(L)]).epsilon(1e-14));
-    }
+    std::vector<double> expected(static_cast<std::size_t>(2 * L));
+    plain::gated_row<plain::silu>(tile.data(), tile.data() + L, L, expected.data());
+    for (std::size_t i = 0; i < static_cast<std::size_t>(L); ++i)
+        CHECK(hidden[i] == Approx(expected[i]).epsilon(1e-14));
     CHECK(hidden[static_cast<std::size_t>(L)] == -50.0);
     kernel::plain_tile_row<double, arch, activation::silu>(tile.data(), 2 * L, hidden.data());
-    for (std::size_t i = 0; i < tile.size(); ++i) CHECK(hidden[i] == Approx(silu(tile[i])).epsilon(1e-14));
+    plain::gated_row<plain::silu>(tile.data(), static_cast<const double*>(nullptr), 2 * L, expected.data());
+    for (std::size_t i = 0; i < tile.size(); ++i) CHECK(hidden[i] == Approx(expected[i]).epsilon(1e-14));
     CHECK(hidden.back() == -50.0);
 }
 
@@ -132,7 +131,7 @@ void check_gated_rows(index_t rows, index_t hidden, executor_ref exec, double bo
             a[static_cast<std::size_t>(j)] = gate(t, j);
             u[static_cast<std::size_t>(j)] = up(t, j);
         }
-        kernel::reference::swiglu_row<double>(a.data(), u.data(), hidden, expected.data());
+        plain::gated_row<plain::silu>(a.data(), u.data(), hidden, expected.data());
         double worst = 0;
         for (index_t j = 0; j < stride; ++j) {
             const T got = ordinary[t * stride + j], streamed = past[t * stride + j];

@@ -4,12 +4,15 @@
 #include <vector>
 
 #include <mox/exec/thread_pool.hpp>
+#include <mox/kernel/reference/ranks.hpp>
 
 #include "../support/catch.hpp"
-#include "../support/layers.hpp"
+#include "../support/panels.hpp"
 
 using namespace mox;
-using mox_test::normal_numbers;
+using mox_test::difference;
+using mox_test::guarded_rows;
+using mox_test::panel_matrices;
 
 namespace {
 
@@ -26,75 +29,45 @@ std::vector<row_t> lists(index_t tokens, index_t k, index_t ranks) {
 template <class T>
 void check_lists(index_t tokens, index_t k, index_t ranks, index_t width, executor_ref exec) {
     CAPTURE(tokens, k, ranks, width);
-    const auto b = normal_numbers<T>(ranks * width, 3), y0 = normal_numbers<T>(tokens * width, 4),
-               weight = normal_numbers<T>(tokens * k, 5);
+    namespace plain = kernel::reference;
+    panel_matrices<T> b(1, ranks, width, 3), db(1, ranks, width, 6);
+    guarded_rows<T> x(tokens, width, 4), y = x, weight(1, tokens * k, 5);
+    guarded_rows<double> x2(x), y2(x), weight2(weight), db2(ranks, width, 7);
     const auto chosen = lists(tokens, k, ranks);
-    using layout = kernel::panel_layout<T>;
-    buffer<T> panels(ranks * layout::padded(width)), gradient(ranks * layout::padded(width));
-    const kernel::panel_view<T> view(panels.data(), ranks, layout::padded(width)),
-        db(gradient.data(), ranks, layout::padded(width));
-    for (index_t r = 0; r < ranks; ++r) {
-        for (index_t j = 0; j < width; ++j) view(r, j) = b[static_cast<std::size_t>(r * width + j)];
-    }
-    for (index_t i = 0; i < gradient.size(); ++i) gradient[i] = T(7);
+    const T* const w = weight.values.data();
+    const double* const w2 = weight2.values.data();
+    std::vector<T> out(chosen.size(), T(-9));
+    std::vector<double> out2(chosen.size());
 
-    std::vector<T> y = y0, out(static_cast<std::size_t>(tokens * k), T(-9));
-    kernel::add_chosen_rows<T>(exec, chosen.data(), weight.data(), k, view,
-                               matrix_view<T>(y.data(), tokens, width));
-    kernel::dot_chosen_rows<T>(exec, matrix_view<const T>(y0.data(), tokens, width), chosen.data(), k, view,
-                               out.data());
-    kernel::chosen_rows_gradient<T>(exec, chosen.data(), weight.data(), k,
-                                    matrix_view<const T>(y0.data(), tokens, width), db, false);
+    // Sums of as many products of size about 1 as there are columns, choices and tokens.
+    const double unit = std::is_same_v<T, float> ? 2e-5 : 1e-13;
+    kernel::add_chosen_rows<T>(exec, chosen.data(), w, k, b.view(), y.view());
+    plain::add_chosen_rows<double>(chosen.data(), w2, k, b.plain_view(), y2.view());
+    CHECK(difference(y, y2) < unit * static_cast<double>(k));
+    CHECK(y.guards_hold());
+    kernel::dot_chosen_rows<T>(exec, x.view(), chosen.data(), k, b.view(), out.data());
+    plain::dot_chosen_rows<double>(x2.view(), chosen.data(), k, b.plain_view(), out2.data());
+    CHECK(difference(out, out2) < unit * std::sqrt(static_cast<double>(width)));
+    for (std::size_t i = 0; i < chosen.size(); ++i) CHECK((chosen[i] >= 0 || out[i] == T(0)));
 
-    const double bound = std::is_same_v<T, float> ? 2e-5 : 1e-13;
-    std::vector<double> sums(static_cast<std::size_t>(ranks * width), 0.0);
-    for (index_t t = 0; t < tokens; ++t) {
-        std::vector<double> row(y0.begin() + t * width, y0.begin() + (t + 1) * width);
-        for (index_t j = 0; j < k; ++j) {
-            const auto i = static_cast<std::size_t>(t * k + j);
-            if (chosen[i] < 0) {
-                CHECK(out[i] == T(0));
-                continue;
-            }
-            double dot = 0;
-            for (index_t c = 0; c < width; ++c) {
-                const auto at = static_cast<std::size_t>(chosen[i] * width + c);
-                const double x = static_cast<double>(y0[static_cast<std::size_t>(t * width + c)]);
-                row[static_cast<std::size_t>(c)] +=
-                    static_cast<double>(weight[i]) * static_cast<double>(b[at]);
-                dot += x * static_cast<double>(b[at]);
-                sums[at] += static_cast<double>(weight[i]) * x;
-            }
-            CHECK(std::abs(static_cast<double>(out[i]) - dot) <
-                  bound * std::sqrt(static_cast<double>(width)));
+    for (const bool accumulate : {false, true}) {
+        kernel::chosen_rows_gradient<T>(exec, chosen.data(), w, k, x.view(), db.view(), accumulate);
+        plain::chosen_rows_gradient<double>(chosen.data(), w2, k, x2.view(), db2.view(), accumulate);
+        double worst = 0;
+        for (index_t r = 0; r < ranks; ++r) {
+            for (index_t c = 0; c < width; ++c)
+                worst =
+                    std::max(worst, mox_test::difference(static_cast<double>(db.view()(r, c)), db2(r, c)));
+            // The unused columns of the last panel stay zero.
+            for (index_t c = width; c < db.padded; ++c) CHECK(db.view()(r, c) == T(0));
         }
-        for (index_t c = 0; c < width; ++c) {
-            CHECK(std::abs(static_cast<double>(y[static_cast<std::size_t>(t * width + c)]) -
-                           row[static_cast<std::size_t>(c)]) < bound * static_cast<double>(k));
-        }
-    }
-    for (index_t r = 0; r < ranks; ++r) {
-        for (index_t c = 0; c < width; ++c) {
-            CHECK(std::abs(static_cast<double>(db(r, c)) - sums[static_cast<std::size_t>(r * width + c)]) <
-                  bound * std::sqrt(static_cast<double>(tokens) + 1));
-        }
-        // The unused columns of the last panel stay zero.
-        for (index_t c = width; c < layout::padded(width); ++c) CHECK(db(r, c) == T(0));
-    }
-    kernel::chosen_rows_gradient<T>(exec, chosen.data(), weight.data(), k,
-                                    matrix_view<const T>(y0.data(), tokens, width), db, true);
-    for (index_t r = 0; r < ranks; ++r) {
-        for (index_t c = 0; c < width; ++c) {
-            CHECK(
-                std::abs(static_cast<double>(db(r, c)) - 2 * sums[static_cast<std::size_t>(r * width + c)]) <
-                2 * bound * std::sqrt(static_cast<double>(tokens) + 1));
-        }
+        CHECK(worst < 2 * unit * std::sqrt(static_cast<double>(tokens) + 1));
     }
 }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("ranks: chosen rows against plain loops", "[kernel][ranks]", float, double) {
+TEMPLATE_TEST_CASE("ranks: chosen rows against their plain twins", "[kernel][ranks]", float, double) {
     thread_pool pool(2);
     for (const index_t width : {1, 7, 16, 33, 64, 150}) {
         for (const index_t k : {1, 3, 8, 11}) check_lists<TestType>(9, k, 13, width, {});

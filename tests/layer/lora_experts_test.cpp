@@ -51,7 +51,6 @@ TEST_CASE("lora_experts: gradients of every routing", "[layer][lora]") {
     gradients<broadcast>(rows);
     using third = entropy::renyi<>;
     gradients<bank<6, route::entropy_broadcast<third>, gate::softmax, balance::mean_entropy<third>>>(rows);
-    gradients<bank<3, route::by_label, gate::one>>(rows, {"router"});
     gradients<lora_experts<base, 4, dropping, route::top_k<2>>>(rows);
     gradients<lora_experts<base, 4, dropping, route::all, gate::softmax>>(rows);
     gradients<bank<4, route::top_k<2>, null_experts<2>>>(rows);
@@ -165,38 +164,6 @@ TEST_CASE("lora_experts: an expert without tokens has exactly zero gradients", "
     for (std::size_t i = 28; i < a.size(); ++i) CHECK(a[i] == 0.0);
     for (std::size_t i = 36; i < b.size(); ++i) CHECK(b[i] == 0.0);
     CHECK(a[0] != 0.0);
-}
-
-TEST_CASE("lora_experts: many adapters in one batch are each adapter alone", "[layer][lora]") {
-    using net = bank<3, route::by_label, gate::one>;
-    const auto w = random_params<net, double>(4);
-    auto rows = batch::ragged({4, 1, 0, 6});
-    rows.with_labels({2, 0, 1, 1});
-    const auto x = normal_numbers<double>(77, 1);
-    tape<net, double> t;
-    const auto y = run_forward(w, x, rows, t);
-    const std::vector<std::pair<index_t, index_t>> parts{{0, 4}, {4, 5}, {5, 11}};
-    const std::vector<std::size_t> adapters{2, 0, 1};
-    for (std::size_t p = 0; p < parts.size(); ++p) {
-        const auto [begin, end] = parts[p];
-        params<lora<base, rank2>, double> one;
-        const auto a = w.read("a"), b = w.read("b");
-        const std::size_t e = adapters[p];
-        one.write("a", std::vector<double>(a.begin() + static_cast<std::ptrdiff_t>(14 * e),
-                                           a.begin() + static_cast<std::ptrdiff_t>(14 * e + 14)));
-        one.write("b", std::vector<double>(b.begin() + static_cast<std::ptrdiff_t>(18 * e),
-                                           b.begin() + static_cast<std::ptrdiff_t>(18 * e + 18)));
-        one.write("0.0.weight", w.read("0.0.weight"));
-        tape<lora<base, rank2>, double> u;
-        const std::vector<double> part(x.begin() + 7 * begin, x.begin() + 7 * end);
-        const auto z = run_forward(one, part, batch::equal(1, end - begin), u);
-        CHECK(distance(std::vector<double>(y.begin() + 9 * begin, y.begin() + 9 * end), z) < 1e-14);
-    }
-    CHECK_THROWS_WITH(run_forward(w, x, batch::ragged({4, 1, 0, 6}), t),
-                      Contains("the batch must have labels"));
-    rows.with_labels({2, 0, 3, 1});
-    CHECK_THROWS_WITH(run_forward(w, x, rows, t), Contains("must hold values from 0 to 2, got 3"));
-    CHECK_THROWS_WITH(rows.with_labels({1, 2}), Contains("must have 4 values, one per sequence, got 2"));
 }
 
 TEST_CASE("lora_experts: float, threads, and no token", "[layer][lora]") {

@@ -346,25 +346,6 @@ TEST_CASE("lora: dropout falls on the adapter's input, in training only", "[laye
     CHECK(run_forward(w, x, rows, t) == run_forward(v, x, rows, u));
 }
 
-TEST_CASE("dropout: keeps the mean, and drops the share it says", "[layer][dropout]") {
-    const std::vector<double> ones(10000, 1.0);
-    std::vector<double> to(10000);
-    const dropout_draw draw{7, 3, 0.3};
-    draw.apply<double>({}, matrix_view<const double>(ones.data(), 100, 100),
-                       matrix_view<double>(to.data(), 100, 100), false);
-    double sum = 0, zeros = 0;
-    for (const double v : to) {
-        sum += v;
-        zeros += v == 0.0;
-        CHECK((v == 0.0 || v == Approx(1 / 0.7)));
-    }
-    CHECK(zeros / 10000 == Approx(0.3).margin(0.02));
-    CHECK(sum / 10000 == Approx(1.0).margin(0.03));
-    // Half of the mask is not the other half.
-    CHECK(std::vector<double>(to.begin(), to.begin() + 5000) !=
-          std::vector<double>(to.begin() + 5000, to.end()));
-}
-
 // From 64 tokens on, a frozen projection that is mostly zero runs as a sparse product: the same numbers as in
 // parts that are too short for it.
 TEMPLATE_TEST_CASE("lora: a sparse projection gives what the dense one gives", "[layer][lora]", float,

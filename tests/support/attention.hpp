@@ -1,12 +1,13 @@
 #pragma once
 
-// Attention problems of any shape, and everything about them through the full map of every head in double.
+// Attention problems of any shape, and everything about them by the plain twins in double.
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include <mox/kernel/attention.hpp>
+#include <mox/kernel/reference/attention.hpp>
 
 #include "catch.hpp"
 #include "panels.hpp"
@@ -49,61 +50,34 @@ struct results {
     std::vector<double> out, lse, received, dq, dk, dv;
 };
 
-// Everything through the full map of every head. dreceived: the gradient of `received`, or empty.
+// Everything through the full map of every head, by the plain twins. dreceived: the gradient of `received`,
+// or empty.
 template <class T>
 results full_map(const problem<T>& p, const std::vector<double>& dreceived = {}) {
-    const index_t d = p.shape.head_dim, H = p.shape.heads, G = p.shape.kv_heads;
+    namespace plain = kernel::reference;
+    using matrix = mox::matrix_view<double>;
+    const kernel::attention_shape& s = p.shape;
+    const index_t width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
+    guarded_rows<double> q(p.q), k(p.k), v(p.v), dout(p.dout);
     results r;
-    r.out.assign(static_cast<std::size_t>(p.q.rows * H * d), 0);
-    r.lse.assign(static_cast<std::size_t>(p.q.rows * H), 0);
-    r.received.assign(static_cast<std::size_t>(p.k.rows), 0);
+    r.out.resize(static_cast<std::size_t>(p.q.rows * width));
+    r.lse.resize(static_cast<std::size_t>(p.q.rows * s.heads));
+    r.received.resize(static_cast<std::size_t>(p.k.rows));
     r.dq = r.out;
-    r.dk.assign(static_cast<std::size_t>(p.k.rows * G * d), 0);
+    r.dk.resize(static_cast<std::size_t>(p.k.rows * kv_width));
     r.dv = r.dk;
-    for (std::size_t s = 0; s + 1 < p.query.size(); ++s) {
-        const index_t nq = p.query[s + 1] - p.query[s], nk = p.key[s + 1] - p.key[s];
-        for (index_t h = 0; h < H; ++h) {
-            const index_t g = h / (H / G);
-            for (index_t i = 0; i < nq; ++i) {
-                const index_t row = p.query[s] + i;
-                const index_t visible = p.shape.causal ? nk - nq + i + 1 : nk;
-                std::vector<double> score, dp;
-                double largest = -1e300, sum = 0, mean = 0;
-                for (index_t j = 0; j < visible; ++j) {
-                    double x = 0;
-                    for (index_t c = 0; c < d; ++c) x += p.q(row, h * d + c) * p.k(p.key[s] + j, g * d + c);
-                    score.push_back(p.shape.scale * x);
-                    largest = std::max(largest, score.back());
-                }
-                for (double x : score) sum += std::exp(x - largest);
-                const double lse = largest + std::log(sum);
-                r.lse[static_cast<std::size_t>(row * H + h)] = lse;
-                for (index_t j = 0; j < visible; ++j) {
-                    const double weight = std::exp(score[static_cast<std::size_t>(j)] - lse);
-                    r.received[static_cast<std::size_t>(p.key[s] + j)] += weight;
-                    double x = 0;
-                    for (index_t c = 0; c < d; ++c) {
-                        const double value = p.v(p.key[s] + j, g * d + c), up = p.dout(row, h * d + c);
-                        r.out[static_cast<std::size_t>(row * H * d + h * d + c)] += weight * value;
-                        r.dv[static_cast<std::size_t>((p.key[s] + j) * G * d + g * d + c)] += weight * up;
-                        x += up * value;
-                    }
-                    if (!dreceived.empty()) x += dreceived[static_cast<std::size_t>(p.key[s] + j)];
-                    dp.push_back(x);
-                    mean += weight * x;
-                }
-                for (index_t j = 0; j < visible; ++j) {
-                    const double ds = std::exp(score[static_cast<std::size_t>(j)] - lse) *
-                                      (dp[static_cast<std::size_t>(j)] - mean) * p.shape.scale;
-                    for (index_t c = 0; c < d; ++c) {
-                        r.dq[static_cast<std::size_t>(row * H * d + h * d + c)] +=
-                            ds * p.k(p.key[s] + j, g * d + c);
-                        r.dk[static_cast<std::size_t>((p.key[s] + j) * G * d + g * d + c)] +=
-                            ds * p.q(row, h * d + c);
-                    }
-                }
-            }
-        }
+    for (std::size_t i = 0; i + 1 < p.query.size(); ++i) {
+        const index_t q0 = p.query[i], nq = p.query[i + 1] - q0, k0 = p.key[i], nk = p.key[i + 1] - k0;
+        const auto queries = [&](matrix m) { return m.middle_rows(q0, nq); };
+        const auto keys = [&](matrix m) { return m.middle_rows(k0, nk); };
+        plain::attention<double>(s.heads, s.kv_heads, s.head_dim, s.causal, s.scale, queries(q.view()),
+                                 keys(k.view()), keys(v.view()), queries({r.out.data(), p.q.rows, width}),
+                                 r.received.data() + k0, r.lse.data() + q0 * s.heads);
+        plain::attention_backward<double>(
+            s.heads, s.kv_heads, s.head_dim, s.causal, s.scale, queries(q.view()), keys(k.view()),
+            keys(v.view()), queries(dout.view()), dreceived.empty() ? nullptr : dreceived.data() + k0,
+            queries({r.dq.data(), p.q.rows, width}), keys({r.dk.data(), p.k.rows, kv_width}),
+            keys({r.dv.data(), p.k.rows, kv_width}));
     }
     return r;
 }
@@ -112,21 +86,8 @@ template <class T>
 double difference(const guarded_rows<T>& a, const std::vector<double>& b) {
     double worst = 0;
     for (index_t i = 0; i < a.rows; ++i) {
-        for (index_t j = 0; j < a.cols; ++j) {
-            const double e = b[static_cast<std::size_t>(i * a.cols + j)];
-            const double x = std::abs(a(i, j) - e) / std::max(1.0, std::abs(e));
-            worst = std::isnan(x) ? 1e300 : std::max(worst, x);
-        }
-    }
-    return worst;
-}
-
-template <class T>
-double difference(const std::vector<T>& a, const std::vector<double>& b) {
-    double worst = 0;
-    for (std::size_t i = 0; i < b.size(); ++i) {
-        const double x = std::abs(static_cast<double>(a[i]) - b[i]) / std::max(1.0, std::abs(b[i]));
-        worst = std::isnan(x) ? 1e300 : std::max(worst, x);
+        for (index_t j = 0; j < a.cols; ++j)
+            worst = std::max(worst, difference(a(i, j), b[static_cast<std::size_t>(i * a.cols + j)]));
     }
     return worst;
 }

@@ -1,12 +1,11 @@
 #include <mox/train/block_schedule.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 #include <vector>
 
-#include <mox/train/owlore.hpp>
-
 #include "../support/catch.hpp"
-#include "../support/values.hpp"
 
 namespace {
 
@@ -123,60 +122,4 @@ TEST_CASE("schedules say what is wrong", "[train][block_schedule][error]") {
     REQUIRE_THROWS_WITH(owlore(3, numbers{0, 4, 0}, two), Contains("whose probability is above zero, 1"));
     auto s = lisa(4);
     REQUIRE_THROWS_WITH(s(-1), Contains("'step' must not be negative"));
-}
-
-TEST_CASE("OwLore's probabilities in every mode", "[train][owlore]") {
-    using mode = mox::owlore_mode;
-    const std::vector<double> d{3, 1, 4, 0};
-    const auto p = [&](mode m) { return mox::owlore_probabilities(m, d); };
-    REQUIRE(p(mode::uniform) == std::vector<double>{0.25, 0.25, 0.25, 0.25});
-    REQUIRE(p(mode::owl) == std::vector<double>{0.375, 0.125, 0.5, 0});
-    REQUIRE(p(mode::norm) == p(mode::owl));
-    REQUIRE(p(mode::owl_reverse) == std::vector<double>{0.125, 0.375, 0, 0.5});
-    REQUIRE(p(mode::increase) == std::vector<double>{0.1, 0.2, 3.0 / 10, 0.4});
-    REQUIRE(p(mode::decrease) == std::vector<double>{0.4, 3.0 / 10, 0.2, 0.1});
-
-    const std::vector<double> none, zeros(3), same(3, 2.0), negative{1, -1};
-    REQUIRE_THROWS_WITH(mox::owlore_probabilities(mode::uniform, none), Contains("one element per block"));
-    REQUIRE_THROWS_WITH(mox::owlore_probabilities(mode::owl, zeros), Contains("a number above zero"));
-    REQUIRE_THROWS_WITH(mox::owlore_probabilities(mode::norm, negative), Contains("not negative"));
-    REQUIRE_THROWS_WITH(mox::owlore_probabilities(mode::owl_reverse, same), Contains("must not be the same"));
-}
-
-TEST_CASE("the share of outliers counts weights times the size of their input", "[train][owlore]") {
-    // Two batches of two inputs: sizes 5 and 13.
-    mox::activation_norms sizes(2);
-    std::vector<float> first{3, 5}, second{4, -12};
-    sizes.add(mox::matrix_view<const float>{first.data(), 1, 2});
-    sizes.add(mox::matrix_view<float>{second.data(), 1, 2});
-    REQUIRE(sizes.norms() == std::vector<double>{5, 13});
-
-    // |W| ||X||: 5 10 0 and 13 0 52, then 2 and 8; the mean is 11.25.
-    const std::vector<double> w{1, -2, 0, 1, 0, -4}, v{1, -4}, in = sizes.norms(), one{2};
-    const std::vector<mox::weighed_map<double>> maps{{w, in}, {v, one}};
-    const std::span<const mox::weighed_map<double>> all(maps);
-    REQUIRE(mox::outlier_share(all, 4.0) == 1.0 / 8);
-    REQUIRE(mox::outlier_share(all, 1.0) == 2.0 / 8);
-    REQUIRE(mox::outlier_share(all, 0.8) == 3.0 / 8);
-    const std::vector<mox::weighed_map<double>> level{{one, one}};
-    REQUIRE(mox::outlier_share(std::span<const mox::weighed_map<double>>(level), 1.0) == 0.0);  // not larger
-    REQUIRE(mox::outlier_share(all) == 0.0);
-
-    // M = 13 of the paper: one weight of 20 holds all of the sum.
-    std::vector<float> spike(20);
-    spike[7] = 1;
-    const std::vector<double> flat(20, 0.5);
-    const std::vector<mox::weighed_map<float>> single{{spike, flat}};
-    REQUIRE(mox::outlier_share(std::span<const mox::weighed_map<float>>(single)) == 0.05);
-    spike[7] = 0;
-    REQUIRE(mox::outlier_share(std::span<const mox::weighed_map<float>>(single)) == 0.0);
-
-    const std::vector<double> wrong(3, 1.0), nothing;
-    const std::vector<mox::weighed_map<double>> uneven{{v, wrong}}, empty;
-    using view = std::span<const mox::weighed_map<double>>;
-    REQUIRE_THROWS_WITH(mox::outlier_share(view(uneven)), Contains("one input norm for each row"));
-    REQUIRE_THROWS_WITH(mox::outlier_share(view(empty)), Contains("must hold weights"));
-    REQUIRE_THROWS_WITH(mox::outlier_share(all, 0.0), Contains("'multiple' must be positive"));
-    REQUIRE_THROWS_WITH(mox::activation_norms(0), Contains("'width' must be positive"));
-    REQUIRE_THROWS_WITH(sizes.add(mox::matrix_view<float>{first.data(), 2, 1}), Contains("2 columns"));
 }

@@ -123,30 +123,6 @@ TEST_CASE("merge_coefficients: bad input is refused", "[transform][expert_mergin
     CHECK_THROWS_WITH(m.merge(base, tasks, to), Contains("argument 'tasks' must have 8 elements"));
 }
 
-TEST_CASE("distill: the gradient against differences, and nothing from no row", "[train][distill]") {
-    auto s = normal_numbers<double>(15, 1);
-    const auto q = normal_numbers<double>(15, 2);
-    std::vector<double> d(15), unused(15);
-    const auto loss = [&](std::vector<double>& to) {
-        return distill<double>(matrix_view<const double>(s.data(), 3, 5),
-                               matrix_view<const double>(q.data(), 3, 5), 1.7,
-                               matrix_view<double>(to.data(), 3, 5));
-    };
-    loss(d);
-    for (std::size_t i = 0; i < 15; ++i) {
-        const double kept = s[i];
-        s[i] = kept + 1e-5;
-        const double up = loss(unused);
-        s[i] = kept - 1e-5;
-        const double down = loss(unused);
-        s[i] = kept;
-        CHECK(d[i] == Approx((up - down) / 2e-5).margin(1e-9));
-    }
-    CHECK(distill<double>({}, {}, 1.0, matrix_view<double>{}) == 0.0);
-    CHECK_THROWS_WITH(distill<double>({}, {}, 0.0, matrix_view<double>{}),
-                      Contains("'temperature' must be positive"));
-}
-
 TEST_CASE("merge_coefficients: without chunks nothing is trained", "[transform][expert_merging]") {
     mox::merge_coefficients<double> fixed(2, 0, 0.25);
     CHECK(fixed.raw().empty());

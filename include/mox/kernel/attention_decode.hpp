@@ -15,7 +15,9 @@ namespace mox::inline MOX_ABI::kernel::detail {
 // Keys of a part: long enough that joining the parts costs nothing, short enough for a part's scores and
 // for every thread to have one.
 inline constexpr index_t decode_keys = 512;
-// Keys and values in the first cache level while all rows of queries pass them.
+// Keys and values in the first cache level while all rows of queries pass them: 32 KB with heads of 128.
+// Measured with 8 query heads and 4096 keys, blocks of 32 and of 128: 314 and 364 us with one key/value head
+// of 128, 403 and 370 us with two; within 2 % of each other with heads of 64.
 inline constexpr index_t decode_block = 32;
 
 // scores[j] = factor * (q . k_j) for j < count <= lanes, whatever behind them.

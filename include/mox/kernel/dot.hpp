@@ -6,6 +6,7 @@
 
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
+#include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/four_sums.hpp>
 #include <mox/simd/batch.hpp>
 
@@ -25,7 +26,7 @@ T dot_row(const T* x, const T* y, index_t size) {
 /// out[t] = x_t . w for every row.
 template <class T, class Arch = simd::default_arch>
 void dot_rows(executor_ref exec, matrix_view<const T> x, const T* w, T* out) {
-    parallel_ranges(exec, x.rows, 64, [&](index_t begin, index_t end) {
+    parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) out[t] = dot_row<T, Arch>(x.row(t), w, x.cols);
     });
 }
@@ -35,20 +36,23 @@ void dot_rows(executor_ref exec, matrix_view<const T> x, const T* w, T* out) {
 template <class T, class Arch = simd::default_arch>
 void dot_rows_backward(executor_ref exec, matrix_view<const T> x, const T* w, const T* dout,
                        matrix_view<T> dx, T* dw, bool accumulate) {
-    parallel_ranges(exec, x.cols, 64, [&](index_t begin, index_t end) {
-        if (dw && !accumulate) std::fill(dw + begin, dw + end, T(0));
-        for (index_t t = 0; t < x.rows; ++t) {
-            const T d = dout[t];
-            if (d == T(0)) continue;
-            const T* row = x.row(t);
-            if (dw) {
-                for (index_t j = begin; j < end; ++j) dw[j] += d * row[j];
+    parallel_ranges(
+        exec, x.cols, columns_per_unit,
+        [&](index_t begin, index_t end) {
+            if (dw && !accumulate) std::fill(dw + begin, dw + end, T(0));
+            for (index_t t = 0; t < x.rows; ++t) {
+                const T d = dout[t];
+                if (d == T(0)) continue;
+                const T* row = x.row(t);
+                if (dw) {
+                    for (index_t j = begin; j < end; ++j) dw[j] += d * row[j];
+                }
+                if (dx.data == nullptr) continue;
+                T* to = dx.row(t);
+                for (index_t j = begin; j < end; ++j) to[j] += d * w[j];
             }
-            if (dx.data == nullptr) continue;
-            T* to = dx.row(t);
-            for (index_t j = begin; j < end; ++j) to[j] += d * w[j];
-        }
-    });
+        },
+        columns_per_line);
 }
 
 }  // namespace mox::inline MOX_ABI::kernel

@@ -10,8 +10,13 @@
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// Rows per unit of work: a few microseconds of memory traffic.
+/// Rows per unit of work: a few microseconds (measured: 6.5 for the sum of rows of 1024 f32, 6 for rotating
+/// them).
 inline constexpr index_t rows_per_unit = 64;
+
+/// Columns per unit of a sum over tokens, and what units begin at multiples of: whole cache lines of f32, so
+/// that no two threads write one.
+inline constexpr index_t columns_per_unit = 64, columns_per_line = 16;
 
 /// to = from.
 template <class T>
@@ -57,7 +62,7 @@ void add_vector_rows(executor_ref exec, const T* vector, matrix_view<T> to) {
 template <class T>
 void sum_columns(executor_ref exec, std::type_identity_t<matrix_view<const T>> x, T* sum, bool accumulate) {
     parallel_ranges(
-        exec, x.cols, 64,
+        exec, x.cols, columns_per_unit,
         [&](index_t begin, index_t end) {
             if (!accumulate) std::fill(sum + begin, sum + end, T(0));
             for (index_t t = 0; t < x.rows; ++t) {
@@ -66,7 +71,7 @@ void sum_columns(executor_ref exec, std::type_identity_t<matrix_view<const T>> x
                 for (index_t j = begin; j < end; ++j) to[j] += row[j];
             }
         },
-        16);
+        columns_per_line);
 }
 
 }  // namespace mox::inline MOX_ABI::kernel

@@ -129,11 +129,11 @@ void norm_backward(executor_ref exec, norm_gradients<T> g, bool accumulate) {
         // dx comes second where it does not take the sums along: it may be written over dy.
         if (g.dgain && !(alone && g.dx.data)) {
             parallel_ranges(
-                exec, cols, 64,
+                exec, cols, columns_per_unit,
                 [&](index_t c0, index_t c1) {
                     norm_gain_columns<T, Arch, Row>(g, first, first + count, c0, c1);
                 },
-                16);
+                columns_per_line);
         }
         if (g.dx.data == nullptr) continue;
         parallel_ranges(exec, count, rows_per_unit, [&](index_t begin, index_t end) {

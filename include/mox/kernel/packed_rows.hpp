@@ -152,6 +152,7 @@ struct packed_rows {
 template <class F, class T, class Arch = simd::default_arch>
 void pack_rows(executor_ref exec, matrix_view<const T> x, packed_rows<F, T> to) {
     using form = detail::row_form<F>;
+    // 8 rows of 1024 take a microsecond.
     parallel_ranges(exec, x.rows, 8, [&](index_t begin, index_t end) {
         for (index_t i = begin; i < end; ++i) {
             to.scale[i] = form::template write<T, Arch>(x.row(i), to.k, to.codes + i * to.stride,

@@ -6,6 +6,7 @@
 
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
+#include <mox/kernel/elementwise.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
@@ -38,7 +39,7 @@ void rotate_rows(executor_ref exec, matrix_view<T> x, index_t heads, index_t hea
     const index_t half = head_dim / 2;
     const index_t step = pairs == rotary_pairs::half_split ? 1 : 2;
     const index_t apart = pairs == rotary_pairs::half_split ? half : 1;
-    parallel_ranges(exec, x.rows, 32, [&](index_t begin, index_t end) {
+    parallel_ranges(exec, x.rows, rows_per_unit, [&](index_t begin, index_t end) {
         for (index_t t = begin; t < end; ++t) {
             const T* turn = table + static_cast<index_t>(positions[t]) * head_dim;
             for (index_t h = 0; h < heads; ++h) {

@@ -11,7 +11,8 @@ namespace detail {
 
 // Rows of weights that all rows of x pass before the next ones are read, and meanwhile those are asked for in
 // the order in which they lie in memory: by columns, pieces of 256 bytes a row apart, they arrive at half the
-// speed.
+// speed. Measured with weights of 512 x 2048 from memory, 16, 32, 64, 128 rows of them: 6.5, 6.0, 6.3, 7.3 ms
+// for 16 rows of x, 28, 24, 22, 23 ms for 64.
 inline constexpr index_t row_major_depth = 32;
 
 }  // namespace detail

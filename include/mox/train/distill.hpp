@@ -20,8 +20,11 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
     check::that(temperature > 0, "mox::distill", "argument 'temperature' must be positive");
     check::size("mox::distill", "teacher", "rows, like student", student.rows, teacher.rows);
     check::size("mox::distill", "teacher", "columns, like student", student.cols, teacher.cols);
-    check::size("mox::distill", "dstudent", "rows, like student", student.rows, dstudent.rows);
-    check::size("mox::distill", "dstudent", "columns, like student", student.cols, dstudent.cols);
+    const bool wanted = dstudent.data != nullptr;
+    if (wanted) {
+        check::size("mox::distill", "dstudent", "rows, like student", student.rows, dstudent.rows);
+        check::size("mox::distill", "dstudent", "columns, like student", student.cols, dstudent.cols);
+    }
     if (student.rows == 0) return T(0);
     const T inverse = static_cast<T>(1 / temperature);
     const T scale = static_cast<T>(temperature / static_cast<double>(student.rows));
@@ -38,7 +41,7 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
         for (index_t j = 0; j < student.cols; ++j) {
             const auto i = static_cast<std::size_t>(j);
             sum += static_cast<double>(q[i] * (lse - logits[i]));
-            dstudent(t, j) = scale * (p[i] - q[i]);
+            if (wanted) dstudent(t, j) = scale * (p[i] - q[i]);
         }
     }
     return static_cast<T>(temperature * temperature * sum / static_cast<double>(student.rows));

@@ -88,8 +88,8 @@ index_t load_adapter(const params<From, T>& from, params<To, T>& to, index_t id)
             check::that(at >= 0, call,
                         where + " has no " + std::to_string(p.rank) + " neighbouring ranks left of its " +
                             std::to_string(pool::ranks));
-            const std::vector<T> from_a = from.read(detail::tensor_under(p.path, "a")),
-                                 from_b = from.read(detail::tensor_under(p.path, "b"));
+            const std::vector<T> from_a = detail::adapter_factor(from, p.path, "a"),
+                                 from_b = detail::adapter_factor(from, p.path, "b");
             std::copy(from_a.begin(), from_a.end(), a.begin() + at * pool::in);
             std::copy(from_b.begin(), from_b.end(), b.begin() + at * pool::out);
             first[e] = static_cast<T>(at);

@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <mox/layer/lora.hpp>
-#include <mox/model/transfer.hpp>
+#include <mox/transform/merge.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -41,7 +40,7 @@ index_t append_task(const params<From, T>& from, params<To, T>& to) {
         detail::visit_layers<To>([&](auto next, const std::string& other, const std::string&, bool) {
             constexpr double ratio =
                 detail::kept_ratio<typename decltype(type)::type, typename decltype(next)::type>;
-            if (ratio != 0 && path == other) adapters.push_back({path.empty() ? "" : path + ".", ratio});
+            if (ratio != 0 && path == other) adapters.push_back({path, ratio});
         });
     });
     check::that(
@@ -51,19 +50,15 @@ index_t append_task(const params<From, T>& from, params<To, T>& to) {
     std::vector<std::pair<std::string, std::vector<T>>> changes;
     std::vector<std::string> done;
     for (const place& p : adapters) {
+        const std::string prefix = p.path.empty() ? "" : p.path + ".";
         for (const std::string factor : {"a", "b"}) {
-            std::vector<T> kept;
-            const std::vector<T> own = from.read(p.path + factor);
-            for (const tensor_info& t : params<From, T>::tensors()) {
-                if (t.path == p.path + "kept_" + factor) kept = from.read(t);
-            }
-            kept.insert(kept.end(), own.begin(), own.end());
+            std::vector<T> kept = detail::adapter_factor(from, p.path, factor);
             if (factor == "b") {
                 for (T& v : kept) v *= static_cast<T>(p.ratio);
             }
-            changes.emplace_back(p.path + "kept_" + factor, std::move(kept));
-            done.push_back(p.path + factor);
-            done.push_back(p.path + "kept_" + factor);
+            changes.emplace_back(prefix + "kept_" + factor, std::move(kept));
+            done.push_back(prefix + factor);
+            done.push_back(prefix + "kept_" + factor);
         }
     }
     for (const tensor_info& t : params<To, T>::tensors()) {

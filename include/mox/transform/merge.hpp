@@ -50,11 +50,25 @@ consteval bool check_mergeable() {
     return true;
 }
 
+// The factor "a" or "b" of the adapter at `path`, one row per rank: those of earlier tasks, then its own.
+template <class Net, class T>
+std::vector<T> adapter_factor(const params<Net, T>& weights, const std::string& path,
+                              const std::string& factor) {
+    const std::string prefix = path.empty() ? "" : path + ".";
+    std::vector<T> rows;
+    for (const tensor_info& t : params<Net, T>::tensors()) {
+        if (t.path == prefix + "kept_" + factor) rows = weights.read(t);
+    }
+    const std::vector<T> own = weights.read(prefix + factor);
+    rows.insert(rows.end(), own.begin(), own.end());
+    return rows;
+}
+
 // base + s A' B, rounded once per element.
 template <class Layer, class Net, class T>
 std::vector<T> merged_weight(const params<Net, T>& weights, const std::string& path) {
     const std::string prefix = path.empty() ? "" : path + ".";
-    const std::vector<T> a = weights.read(prefix + "a"), b = weights.read(prefix + "b");
+    const std::vector<T> a = adapter_factor(weights, path, "a"), b = adapter_factor(weights, path, "b");
     std::vector<T> merged = weights.read(prefix + "0.0.weight");
     constexpr auto in = static_cast<std::size_t>(Layer::in), out = static_cast<std::size_t>(Layer::out);
     const std::size_t ranks = a.size() / in;

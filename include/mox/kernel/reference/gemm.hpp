@@ -1,7 +1,8 @@
 #pragma once
 
-// The plain twins of gemm.hpp and grouped.hpp: what the products mean, in loops. Weights row-major, inputs x
-// outputs.
+// The plain twins of gemm.hpp and of what is made of it, tile.hpp, gemv.hpp, narrow.hpp, row_major.hpp,
+// dense.hpp, grouped.hpp, and of sparse_rows.hpp (product_transposed): what the products mean, in loops.
+// Weights row-major, inputs x outputs.
 
 #include <mox/core/view.hpp>
 

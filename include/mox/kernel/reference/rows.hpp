@@ -1,7 +1,6 @@
 #pragma once
 
-// The plain twins of softmax.hpp, norm.hpp, norm_backward.hpp, topk.hpp and of the gate in ffn_rows.hpp: one
-// row in loops.
+// The plain twins of softmax.hpp, norm.hpp, norm_backward.hpp and topk.hpp: one row in loops.
 
 #include <algorithm>
 #include <cmath>
@@ -34,6 +33,13 @@ void top_k_row(const T* values, index_t n, index_t k, row_t* chosen) {
         return a_nan || b_nan ? !a_nan && b_nan : values[a] > values[b];
     });
     std::copy_n(order.begin(), k, chosen);
+}
+
+/// The same as ascending indices.
+template <class T>
+void select_top(const T* values, index_t n, index_t k, row_t* selected) {
+    top_k_row(values, n, k, selected);
+    std::sort(selected, selected + k);
 }
 
 /// y = gain * x / sqrt(mean(x^2) + epsilon).
@@ -91,18 +97,12 @@ void rms_norm_backward_row(const T* x, const T* gain, const T* dy, index_t size,
     }
 }
 
-/// dx = p * (dp - sum(p dp)) with p = softmax(x).
+/// The gradient of x from that of p = softmax(x): dx = p * (dp - sum(p dp)).
 template <class T>
 void softmax_backward_row(const T* p, const T* dp, index_t size, T* dx) {
     T mean = 0;
     for (index_t i = 0; i < size; ++i) mean += p[i] * dp[i];
     for (index_t i = 0; i < size; ++i) dx[i] = p[i] * (dp[i] - mean);
-}
-
-/// hidden = silu(gate) * up.
-template <class T>
-void swiglu_row(const T* gate, const T* up, index_t size, T* hidden) {
-    for (index_t i = 0; i < size; ++i) hidden[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
 }
 
 }  // namespace mox::inline MOX_ABI::kernel::reference

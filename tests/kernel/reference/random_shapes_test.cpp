@@ -12,7 +12,7 @@
 #include <mox/kernel/softmax.hpp>
 #include <mox/kernel/topk.hpp>
 
-#include "../support/catch.hpp"
+#include "../../support/catch.hpp"
 
 namespace {
 
