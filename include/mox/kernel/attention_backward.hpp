@@ -20,7 +20,7 @@ inline constexpr index_t backward_keys = 128;
 inline constexpr index_t backward_rows = 66;
 // Units of work a sequence should have at least, for threads to share; parts of its keys at most (each has a
 // copy of dq), and keys of a part at least. The copies cost no time: with 2048 keys and 8 heads, 1, 2, 4
-// parts take one thread the same within the 4 % that runs differ by.
+// parts take one thread the same within the 7 % that runs differ by.
 inline constexpr index_t backward_units = 16;
 inline constexpr index_t backward_parts = 8;
 inline constexpr index_t part_keys = 256;
