@@ -71,6 +71,8 @@ MOX_NOINLINE bool top_k_lanes(const T* rows, index_t stride, index_t n, row_t* c
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     alignas(64) T columns[static_cast<std::size_t>(turned_values * L)];
+    index_t size = std::min(turned_values, n);
+    simd::transpose_lanes<T, Arch>(rows, stride, size, columns);
     batch best[K], place[K];
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j) {
@@ -78,23 +80,27 @@ MOX_NOINLINE bool top_k_lanes(const T* rows, index_t stride, index_t n, row_t* c
         place[j] = batch(T(0));
     }
     batch finite(T(0)), index(T(0));
-    for (index_t i = 0; i < n; ++i) {
-        const index_t turned = i % turned_values;
-        if (turned == 0)
-            simd::transpose_lanes<T, Arch>(rows + i, stride, std::min(turned_values, n - i), columns);
-        const batch v = simd::load<T, Arch>(columns + turned * L);
-        finite = finite + (v - v);
-        // Only a larger value goes before another: of equal ones the first stays first.
+    for (;;) {
+        for (index_t i = 0; i < size; ++i) {
+            const batch v = simd::load<T, Arch>(columns + i * L);
+            finite = finite + (v - v);
+            // Only a larger value goes before another: of equal ones the first stays first.
 #pragma GCC unroll 8
-        for (int j = K - 1; j > 0; --j) {
-            const auto here = v > best[j], before = v > best[j - 1];
-            best[j] = simd::select(here, simd::select(before, best[j - 1], v), best[j]);
-            place[j] = simd::select(here, simd::select(before, place[j - 1], index), place[j]);
+            for (int j = K - 1; j > 0; --j) {
+                const auto here = v > best[j], before = v > best[j - 1];
+                best[j] = simd::select(here, simd::select(before, best[j - 1], v), best[j]);
+                place[j] = simd::select(here, simd::select(before, place[j - 1], index), place[j]);
+            }
+            const auto top = v > best[0];
+            best[0] = simd::select(top, v, best[0]);
+            place[0] = simd::select(top, index, place[0]);
+            index = index + batch(T(1));
         }
-        const auto first = v > best[0];
-        best[0] = simd::select(first, v, best[0]);
-        place[0] = simd::select(first, index, place[0]);
-        index = index + batch(T(1));
+        rows += size;
+        n -= size;
+        if (n == 0) break;
+        size = std::min(turned_values, n);
+        simd::transpose_lanes<T, Arch>(rows, stride, size, columns);
     }
     alignas(64) T lanes[static_cast<std::size_t>(L)];
     finite.store_aligned(lanes);
