@@ -73,10 +73,10 @@ MOX_INLINE __m512 power_of_two(__m512 x, float unit) noexcept {
 }  // namespace detail
 
 /// 2^(x unit) for x unit <= 0: |relative error| < 2.0e-7 (3 units in the last place) of the product as a real
-/// number, down to x unit = -126, 0 below -126.5 and for -infinity, NaN for every NaN. (It holds for positive
-/// products too, up to 127.) The product is never rounded where there is a fused operation, so that
-/// weight(x, log2(e)) is e^x to 3 units as well, but for the rounding of log2(e): 2e-8 |x|. Never a denormal
-/// number. The unit is a positive constant.
+/// number, down to x unit = -126; 0 below -126.5 and for -infinity, a denormal number or 0 between; NaN for
+/// every NaN. (It holds for positive products too, up to 127.) Where there is a fused operation the product
+/// is never rounded, so that weight(x, log2(e)) is e^x to 3 units as well, but for the rounding of log2(e):
+/// 2e-8 |x|. The unit is a positive constant.
 /// The whole part becomes the exponent, the rest, in [-1/2, 1/2], a polynomial of degree 5: eleven
 /// operations, of which six need the multipliers, where the general exponential needs about twice as many.
 /// AVX-512 takes a table and a shorter polynomial.
