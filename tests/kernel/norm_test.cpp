@@ -81,6 +81,52 @@ TEST_CASE("norm kernels against their plain twins", "[kernel][norm]") {
     }
 }
 
+TEST_CASE("norm: layer_norm keeps its digits whatever the mean and the first value", "[kernel][norm]") {
+    for (const index_t cols : {3, 16, 61, 256}) {
+        for (const double mean : {0.0, 1.0, 100.0, 30000.0}) {
+            for (const double first : {0.0, 1.0, 3.0, 5.0, 40.0, 1e4}) {
+                CAPTURE(cols, mean, first);
+                guarded_rows<float> x(1, cols, 1), gain(1, cols, 2), shift(1, cols, 3), y(1, cols, 4);
+                for (float& v : x.values) v = static_cast<float>(v + mean);
+                x.view().row(0)[0] += static_cast<float>(first);
+                float saved[2];
+                kernel::layer_norm<float>({}, x.view(), gain.values.data(), shift.values.data(), 1e-5f,
+                                          y.view(), saved);
+                double exact = 0, variance = 0;
+                for (index_t j = 0; j < cols; ++j) exact += x(0, j) / static_cast<double>(cols);
+                for (index_t j = 0; j < cols; ++j)
+                    variance += (x(0, j) - exact) * (x(0, j) - exact) / static_cast<double>(cols);
+                const double rho = 1 / std::sqrt(variance + 1e-5);
+                // The mean is rounded to a float, the sums to digits of the spread.
+                CHECK(std::abs(static_cast<double>(saved[0]) - exact) <=
+                      3e-7 * (std::abs(exact) + 4 * std::sqrt(variance)));
+                CHECK(std::abs(static_cast<double>(saved[1]) / rho - 1) < 4e-6);
+            }
+        }
+    }
+    // A row of one value has no variance, exactly; NaN and infinity stay visible.
+    for (const float value : {0.0f, 0.1f, -12345.678f}) {
+        std::vector<float> x(50, value), gain(50, 1.0f), shift(50, 0.0f), y(50);
+        float saved[2];
+        const auto norm = [&] {
+            kernel::layer_norm<float>({}, {x.data(), 1, 50}, gain.data(), shift.data(), 1.0f,
+                                      matrix_view<float>(y.data(), 1, 50), saved);
+        };
+        norm();
+        CHECK(saved[0] == value);
+        CHECK(saved[1] == 1.0f);
+        for (const std::size_t at : {std::size_t{0}, std::size_t{20}, std::size_t{49}}) {
+            for (const float bad :
+                 {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+                x[at] = bad;
+                norm();
+                CHECK(std::isnan(y[at]));
+                x[at] = value;
+            }
+        }
+    }
+}
+
 TEST_CASE("norm: a sum and its norm in one pass have the bits of two", "[kernel][norm]") {
     serial_executor serial;
     thread_pool two(2);

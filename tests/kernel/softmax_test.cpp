@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include <mox/core/buffer.hpp>
@@ -91,23 +92,25 @@ namespace {
 template <class T>
 void check_streaming(index_t cols) {
     CAPTURE(cols);
-    constexpr index_t rows = 4;
-    buffer<T> x(rows * cols), ordinary(rows * cols), past(rows * cols);
+    constexpr index_t rows = 6;
+    buffer<T> x(rows * cols), ordinary(rows * cols), past(rows * cols), lse(rows);
     for (index_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(i * 37 % 101) * T(0.1);
     x[0] = -std::numeric_limits<T>::infinity();
     x[2 * cols + cols / 2] = std::numeric_limits<T>::quiet_NaN();
+    const auto same = [](T a, T b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+    // Also ranges of no row and of one.
+    for (const auto& [begin, end] : {std::pair<index_t, index_t>{0, 1}, {1, 1}, {1, rows}}) {
+        kernel::detail::softmax_rows_streamed<T, simd::default_arch>(
+            {x.data(), rows, cols}, {past.data(), rows, cols}, lse.data(), begin, end);
+    }
+    simd::stream_fence();
     for (index_t t = 0; t < rows; ++t) {
-        const T* row = x.data() + t * cols;
-        const T a = kernel::softmax_row<T>(row, cols, ordinary.data() + t * cols);
-        const T b = kernel::detail::softmax_row_streamed<T, simd::default_arch>(row, cols,
-                                                                                past.data() + t * cols, row);
-        simd::stream_fence();
-        CHECK((a == b || (t == 2 && std::isnan(a) && std::isnan(b))));
-        bool same = true;
-        for (index_t j = t * cols; j < (t + 1) * cols; ++j) {
-            same = same && (t == 2 ? std::isnan(ordinary[j]) && std::isnan(past[j]) : ordinary[j] == past[j]);
-        }
-        CHECK(same);
+        const T a = kernel::softmax_row<T>(x.data() + t * cols, cols, ordinary.data() + t * cols);
+        CHECK(same(a, lse[t]));
+        bool equal = true;
+        for (index_t j = t * cols; j < (t + 1) * cols; ++j) equal = equal && same(ordinary[j], past[j]);
+        CHECK(equal);
+        CHECK(std::isnan(a) == (t == 2 || (cols == 1 && t == 0)));
     }
 }
 
@@ -117,5 +120,84 @@ TEST_CASE("softmax: stores past the caches write the same bits", "[kernel][softm
     for (const index_t registers : {1, 2, 5, 64}) {
         check_streaming<float>(registers * simd::lanes<float>);
         check_streaming<double>(registers * simd::lanes<double>);
+    }
+}
+
+TEST_CASE("softmax: shifted rows, sums of one, masked values", "[kernel][softmax]") {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    for (const index_t cols : {1, 3, 8, 16, 61, 64, 200}) {
+        CAPTURE(cols);
+        guarded_rows<float> x(1, cols, 5, 4), shifted = x, p(1, cols, 6), q(1, cols, 7);
+        for (index_t j = 0; j < cols; ++j) {
+            // Multiples of 1/256, so that adding 1024 is exact.
+            float& v = x.values[static_cast<std::size_t>(j)];
+            v = std::round(v * 256) / 256;
+            shifted.values[static_cast<std::size_t>(j)] = v + 1024;
+        }
+        kernel::softmax_rows<float>({}, x.view(), p.view(), nullptr);
+        kernel::softmax_rows<float>({}, shifted.view(), q.view(), nullptr);
+        CHECK(p.values == q.values);
+        double total = 0;
+        for (index_t j = 0; j < cols; ++j) total += p(0, j);
+        CHECK(total == Approx(1).epsilon(2e-7));
+        // What is masked weighs nothing and does not change the bits of the others' exponentials.
+        if (cols == 1) continue;
+        x.view().row(0)[cols / 2] = -infinity;
+        kernel::softmax_rows<float>({}, x.view(), p.view(), nullptr);
+        CHECK(p(0, cols / 2) == 0);
+        total = 0;
+        for (index_t j = 0; j < cols; ++j) total += p(0, j);
+        CHECK(total == Approx(1).epsilon(2e-7));
+        // The largest numbers there are: differences, not products, decide.
+        for (index_t j = 0; j < cols; ++j) x.view().row(0)[j] = j % 2 ? 3e38f : 3e38f / 2;
+        kernel::softmax_rows<float>({}, x.view(), p.view(), nullptr);
+        for (index_t j = 0; j < cols; ++j)
+            CHECK(p(0, j) == (j % 2 ? Approx(1.0 / static_cast<double>(cols / 2)) : Approx(0)));
+        for (index_t j = 0; j < cols; ++j) x.view().row(0)[j] = -infinity;
+        kernel::softmax_rows<float>({}, x.view(), p.view(), nullptr);
+        for (index_t j = 0; j < cols; ++j) CHECK(std::isnan(p(0, j)));
+    }
+}
+
+TEST_CASE("softmax: equal values weigh the same wherever they stand", "[kernel][softmax]") {
+    // 0 to 2 registers and every tail: the last register computes as the others do.
+    for (index_t cols = 1; cols <= 3 * simd::lanes<float>; ++cols) {
+        std::vector<float> x(static_cast<std::size_t>(cols), -1.37f), p(x.size());
+        x[0] = 0.25f;
+        kernel::softmax_row<float>(x.data(), cols, p.data());
+        for (index_t j = 2; j < cols; ++j) CHECK(p[static_cast<std::size_t>(j)] == p[1]);
+    }
+}
+
+TEST_CASE("softmax: backward past the caches writes the same bits", "[kernel][softmax]") {
+    constexpr index_t rows = 3, cols = 5 * simd::lanes<float>;
+    buffer<float> p(rows * cols), dp(rows * cols), ordinary(rows * cols), past(rows * cols);
+    for (index_t i = 0; i < p.size(); ++i) {
+        p[i] = static_cast<float>(i * 37 % 101) * 0.01f;
+        dp[i] = static_cast<float>(i * 53 % 97) * 0.02f - 1;
+    }
+    using rows_in = matrix_view<const float>;
+    const rows_in from{p.data(), rows, cols}, gradient{dp.data(), rows, cols};
+    kernel::detail::softmax_backward_range<float, simd::default_arch, false, false>(
+        from, gradient, {ordinary.data(), rows, cols}, 0, rows);
+    kernel::detail::softmax_backward_range<float, simd::default_arch, true, false>(
+        from, gradient, {past.data(), rows, cols}, 0, rows);
+    simd::stream_fence();
+    CHECK(std::equal(past.data(), past.data() + rows * cols, ordinary.data()));
+    // Over its own gradient.
+    kernel::softmax_backward_rows<float>({}, from, gradient, {dp.data(), rows, cols}, false);
+    CHECK(std::equal(dp.data(), dp.data() + rows * cols, ordinary.data()));
+}
+
+TEST_CASE("softmax: backward against its plain twin", "[kernel][softmax]") {
+    for (const index_t cols : {index_t{1}, index_t{19}, index_t{64}}) {
+        guarded_rows<double> x(1, cols, 1), p(1, cols, 2), dp(1, cols, 3), dl(1, cols, 4);
+        std::vector<double> expected(static_cast<std::size_t>(cols));
+        kernel::reference::softmax_row<double>(x.values.data(), cols, p.values.data());
+        kernel::softmax_backward_rows<double>({}, p.view(), dp.view(), dl.view(), false);
+        kernel::reference::softmax_backward_row<double>(p.values.data(), dp.values.data(), cols,
+                                                        expected.data());
+        for (index_t j = 0; j < cols; ++j)
+            CHECK(dl(0, j) == Approx(expected[static_cast<std::size_t>(j)]).margin(1e-15));
     }
 }

@@ -1,6 +1,7 @@
 #include <mox/simd/exp_weight.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -50,6 +51,40 @@ TEST_CASE("exponential of softmax: its bound against double", "[simd]") {
     INFO(worst);
     CHECK(worst < 2.0e-7);
 }
+
+TEST_CASE("exponential of softmax: a unit is multiplied without rounding", "[simd]") {
+    // e^x, every 997th float down to -87: the bound of 2^x and the rounding of log2(e) itself.
+    constexpr float unit = simd::weight_unit<float>;
+    const double off = std::abs(static_cast<double>(unit) * 0.6931471805599453 - 1);
+    double worst = 0;
+    for (std::uint32_t bits = 0x80000000u;; bits += 997) {
+        float x;
+        std::memcpy(&x, &bits, sizeof x);
+        if (!(x >= -87.0f)) break;
+        const double exact = std::exp(static_cast<double>(x));
+        const double y = simd::reduce_max(simd::weight(simd::batch<float>(x), unit));
+        // Without a fused operation the product is rounded.
+        const double allowed =
+            (off + (simd::lanes<float> == 16 ? 0 : 1.2e-7)) * std::abs(static_cast<double>(x));
+        worst = std::max(worst, std::abs(y - exact) / exact - allowed);
+    }
+    INFO(worst);
+    CHECK(worst < 2.0e-7);
+    using batch = simd::batch<float>;
+    CHECK(simd::reduce_max(simd::weight(batch(0.0f), unit)) == 1.0f);
+    for (const float x : {-88.0f, -1e4f, -3e38f, -std::numeric_limits<float>::infinity()})
+        CHECK(simd::reduce_max(simd::weight(batch(x), unit)) == 0.0f);
+    CHECK(std::isnan(simd::reduce_max(simd::weight(batch(std::nanf("")), unit))));
+}
+
+#if defined(__AVX512F__)
+TEST_CASE("exponential of softmax: its table is rounded right", "[simd]") {
+    for (std::uint32_t i = 0; i < 32; ++i) {
+        const float power = static_cast<float>(std::exp2(i / 32.0));
+        CHECK(simd::detail::powers.bits[i] + (i << 18) == std::bit_cast<std::uint32_t>(power));
+    }
+}
+#endif
 
 TEST_CASE("exponential of softmax: ends, infinities and NaN", "[simd]") {
     constexpr float infinity = std::numeric_limits<float>::infinity();

@@ -14,11 +14,13 @@ namespace mox::inline MOX_ABI::kernel {
 
 namespace detail {
 
-// The rows to be normed, as they are. take() is the first touch of a value; later it lies in `row`.
+// The rows to be normed, as they are. take() is the first touch of a value; later it lies in `row`. first()
+// comes before it.
 template <class T, class Arch>
 struct given_rows {
     struct cursor {
         const T* row;
+        MOX_INLINE T first() const { return row[0]; }
         MOX_INLINE simd::batch<T, Arch> take(index_t i, index_t n) const {
             return simd::load_upto<T, Arch>(row + i, n);
         }
@@ -37,6 +39,7 @@ struct added_rows {
     struct cursor {
         T* row;
         const T* from;
+        MOX_INLINE T first() const { return row[0] + from[0]; }
         MOX_INLINE simd::batch<T, Arch> take(index_t i, index_t n) const {
             const auto v = simd::load_upto<T, Arch>(row + i, n) + simd::load_upto<T, Arch>(from + i, n);
             simd::store_upto(row + i, v, n);
@@ -76,6 +79,21 @@ MOX_NOINLINE void rms_norm_rows(Rows rows, index_t begin, index_t end, const T* 
     }
 }
 
+// The variance of a row whose mean is known to a few digits of its spread; corrects the mean.
+template <class T, class Arch>
+MOX_NOINLINE T variance_about(const T* x, index_t size, T& mean) {
+    const T width = static_cast<T>(size);
+    four_sums<T, Arch> sum, squares;
+    for_each_of_four<T, Arch>(size, [&](int k, index_t i, index_t n) {
+        const auto d = simd::load_upto<T, Arch>(x + i, n) - first_lanes<T, Arch>(mean, n);
+        sum.part[k] = sum.part[k] + d;
+        squares.part[k] = simd::fma(d, d, squares.part[k]);
+    });
+    const T away = sum.total() / width;
+    mean += away;
+    return squares.total() / width - away * away;
+}
+
 template <class T, class Arch, bool Stream, class Rows>
 MOX_NOINLINE void layer_norm_rows(Rows rows, index_t begin, index_t end, const T* gain, const T* shift,
                                   T epsilon, matrix_view<T> y, T* statistics) {
@@ -84,16 +102,19 @@ MOX_NOINLINE void layer_norm_rows(Rows rows, index_t begin, index_t end, const T
     const T width = static_cast<T>(size);
     for (index_t t = begin; t < end; ++t) {
         const auto x = rows.at(t), next = rows.at(t + 1);
+        // Both sums in one pass, of differences from a value of the row.
+        const T origin = size > 0 ? x.first() : T(0);
         four_sums<T, Arch> sum, squares;
-        for_each_of_four<T, Arch>(
-            size, [&](int k, index_t i, index_t n) { sum.part[k] = sum.part[k] + x.take(i, n); });
-        const T mean = sum.total() / width;
-        // A pass of its own, in cache: the difference of squares would lose digits when the mean is large.
         for_each_of_four<T, Arch>(size, [&](int k, index_t i, index_t n) {
-            const batch d = simd::load_upto<T, Arch>(x.row + i, n) - first_lanes<T, Arch>(mean, n);
+            const batch d = x.take(i, n) - first_lanes<T, Arch>(origin, n);
+            sum.part[k] = sum.part[k] + d;
             squares.part[k] = simd::fma(d, d, squares.part[k]);
         });
-        const T rho = T(1) / std::sqrt(squares.total() / width + epsilon);
+        const T away = sum.total() / width;
+        T mean = origin + away, variance = squares.total() / width - away * away;
+        // The difference lost digits, four bits at most up to here: a pass of its own, in cache.
+        if (variance < away * away * T(0.0625)) variance = variance_about<T, Arch>(x.row, size, mean);
+        const T rho = T(1) / std::sqrt(variance + epsilon);
         statistics[2 * t] = mean;
         statistics[2 * t + 1] = rho;
         T* to = y.row(t);

@@ -55,7 +55,9 @@ MOX_INLINE void add_gain(const norm_gradients<T>& g, index_t i, index_t n, const
         simd::store_upto(g.dshift + i, simd::load_upto<T, Arch>(g.dshift + i, n) + dy, n);
 }
 
-// dx of rows [begin, end), and with Gain the sums over them: the rows are in the first cache for both.
+// dx of rows [begin, end), and with Gain the sums over them: the rows are in the first cache for both. One
+// sum goes with the pass that reads (measured: 0.95 instead of 0.83 of a copy), two with the pass that writes
+// (0.86 instead of 0.66).
 template <class T, class Arch, class Row, bool Stream, bool Gain>
 MOX_NOINLINE void norm_backward_rows(norm_gradients<T> g, index_t begin, index_t end) {
     using batch = simd::batch<T, Arch>;
@@ -67,10 +69,12 @@ MOX_NOINLINE void norm_backward_rows(norm_gradients<T> g, index_t begin, index_t
         const Row row(g.saved, t);
         four_sums<T, Arch> products, sums;
         for_each_of_four<T, Arch>(size, [&](int k, index_t i, index_t n) {
-            const batch u = simd::load_upto<T, Arch>(dy + i, n) * simd::load_upto<T, Arch>(g.gain + i, n);
-            products.part[k] =
-                simd::fma(u, row.value(simd::load_upto<T, Arch>(x + i, n), n), products.part[k]);
+            const batch d = simd::load_upto<T, Arch>(dy + i, n);
+            const batch value = row.value(simd::load_upto<T, Arch>(x + i, n), n);
+            const batch u = d * simd::load_upto<T, Arch>(g.gain + i, n);
+            products.part[k] = simd::fma(u, value, products.part[k]);
             if constexpr (Row::centred) sums.part[k] = sums.part[k] + u;
+            if constexpr (Gain && !Row::centred) add_gain<Row>(g, i, n, d, value);
         });
         const batch slope(-(products.total() / width)), rho(row.rho);
         const batch mean(Row::centred ? sums.total() / width : T(0));
@@ -84,7 +88,7 @@ MOX_NOINLINE void norm_backward_rows(norm_gradients<T> g, index_t begin, index_t
             const batch value = row.value(simd::load_upto<T, Arch>(x + i, n), n);
             batch u = d * simd::load_upto<T, Arch>(g.gain + i, n);
             if constexpr (Row::centred) u = u - mean;
-            if constexpr (Gain) add_gain<Row>(g, i, n, d, value);
+            if constexpr (Gain && Row::centred) add_gain<Row>(g, i, n, d, value);
             put<Stream>(to + i, rho * simd::fma(value, slope, u), n);
         });
     }
