@@ -108,7 +108,8 @@ using listening =
 
 // Adapters of every kind around frozen layers.
 constexpr mox::adapter_spec rank4{.rank = 4, .alpha = 8, .dropout = 0.1};
-constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}};
+constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}},
+    scaled_base{.adapter = rank4, .magnitudes = true, .biases = true};
 using adapted = mox::stack<
     mox::frozen<mox::embedding<50, 32>>,
     mox::residual<mox::frozen<mox::rms_norm<32>>,
@@ -135,7 +136,9 @@ using decided = mox::stack<
                       mox::balance::pooled>,
     mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::jitter<mox::coefficient{0.1}>,
                       mox::route::top_p<mox::coefficient{0.8}>, mox::gate::softmax, mox::balance::pooled>,
-    mox::pooled_load<32, 4>, mox::dora<mox::linear<32, 50>, plain4>>;
+    mox::pooled_load<32, 4>,
+    mox::mixlora<32, 24, mox::activation::silu, 4, scaled_base, mox::route::top_k<2>>,
+    mox::dora<mox::linear<32, 50>, plain4>>;
 
 // A router that needs the masks of the batch.
 using masked = mox::stack<mox::embedding<50, 32>,
