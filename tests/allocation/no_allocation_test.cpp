@@ -122,7 +122,12 @@ using adapted = mox::stack<
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::strongest<2>>,
     mox::lora_experts<mox::linear<32, 32>, 3, rank4, mox::route::sequence_max_linear,
                       mox::route::hard_inference>,
-    mox::prelu<32>, mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
+    mox::lora<mox::linear<32, 32>, rank4,
+              mox::rank_gate::sigmoid_top_k<2, 1, mox::coefficient{1e-5},
+                                            mox::rank_gate::score_form::softmax_on_selected,
+                                            mox::coefficient{0.5}>>,
+    mox::prelu<32>,
+    mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::balanced<mox::rank_gate::self_activated<2>>>>;
 
 // One decision for several layers, routers with tensors of their own and with noise, a loss over all of them.
 constexpr mox::adapter_spec plain4{.rank = 4};

@@ -111,8 +111,8 @@ struct mixlora {
     static constexpr double scale = Spec.adapter.scale();
     static constexpr bool chooses_update = true;  ///< mox::merge refuses
     using routing = router<D, E, Policies...>;
-    static constexpr bool draws = Spec.adapter.dropout > 0 || routing::draws;
     static constexpr bool drops = Spec.adapter.dropout > 0;
+    static constexpr index_t draw_numbers = (drops ? 1 : 0) + (routing::draws ? 1 : 0);
     using reads = typename routing::reads;
     using teaches = reads;
     using publishes = typename routing::publishes;
