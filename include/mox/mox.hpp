@@ -66,6 +66,7 @@
 #include <mox/train/loss.hpp>
 #include <mox/train/owlore.hpp>
 #include <mox/train/preservation.hpp>
+#include <mox/train/projected_adamw.hpp>
 #include <mox/train/ranking_loss.hpp>
 #include <mox/train/schedule.hpp>
 #include <mox/train/selection_bias.hpp>

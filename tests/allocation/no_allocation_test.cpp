@@ -108,7 +108,8 @@ using listening =
 
 // Adapters of every kind around frozen layers.
 constexpr mox::adapter_spec rank4{.rank = 4, .alpha = 8, .dropout = 0.1};
-constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}};
+constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}},
+    scaled_base{.adapter = rank4, .magnitudes = true, .biases = true};
 using adapted = mox::stack<
     mox::frozen<mox::embedding<50, 32>>,
     mox::residual<mox::frozen<mox::rms_norm<32>>,
@@ -121,7 +122,12 @@ using adapted = mox::stack<
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::strongest<2>>,
     mox::lora_experts<mox::linear<32, 32>, 3, rank4, mox::route::sequence_max_linear,
                       mox::route::hard_inference>,
-    mox::prelu<32>, mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::self_activated<2>>>;
+    mox::lora<mox::linear<32, 32>, rank4,
+              mox::rank_gate::sigmoid_top_k<2, 1, mox::coefficient{1e-5},
+                                            mox::rank_gate::score_form::softmax_on_selected,
+                                            mox::coefficient{0.5}>>,
+    mox::prelu<32>,
+    mox::lora<mox::linear<32, 50>, rank4, mox::rank_gate::balanced<mox::rank_gate::self_activated<2>>>>;
 
 // One decision for several layers, routers with tensors of their own and with noise, a loss over all of them.
 constexpr mox::adapter_spec plain4{.rank = 4};
@@ -135,7 +141,9 @@ using decided = mox::stack<
                       mox::balance::pooled>,
     mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::jitter<mox::coefficient{0.1}>,
                       mox::route::top_p<mox::coefficient{0.8}>, mox::gate::softmax, mox::balance::pooled>,
-    mox::pooled_load<32, 4>, mox::dora<mox::linear<32, 50>, plain4>>;
+    mox::pooled_load<32, 4>,
+    mox::mixlora<32, 24, mox::activation::silu, 4, scaled_base, mox::route::top_k<2>>,
+    mox::dora<mox::linear<32, 50>, plain4>>;
 
 // A router that needs the masks of the batch.
 using masked = mox::stack<mox::embedding<50, 32>,
@@ -294,12 +302,14 @@ TEST_CASE("drawing blocks and training only those allocates nothing after two st
         mox::params<blocks> weights{mox::init::standard, 1}, grads;
         mox::tape<blocks> tape(exec);
         mox::adamw<blocks> adam;
+        // Looks for directions in the first step of each block only.
+        mox::projected_adamw<blocks> low({.rank = 2, .interval = 1000});
         mox::trainable_mask<blocks> mask;
         auto draw = mox::schedule::lisa(mask.blocks, {.active = 2, .interval = 1}, 3);
         const auto ids = some_ids(20, 1);
         double sum = 0;
         const auto step = [&](mox::index_t s) {
-            mask.only(draw(s));
+            if (s > 0) mask.only(draw(s));
             (void)mox::forward<blocks>(weights, ids, tape);
             const auto dy = tape.output_grad();
             for (mox::index_t i = 0; i < dy.rows; ++i) {
@@ -308,6 +318,7 @@ TEST_CASE("drawing blocks and training only those allocates nothing after two st
             mox::backward<blocks>(weights, tape, grads, mask);
             sum += mox::clip_by_global_norm(grads, mask, 1.0, exec);
             adam.step(weights, grads, mask, 1.0, exec);
+            low.step(weights, grads, mask, 1.0, exec);
         };
         step(0);
         step(1);

@@ -89,6 +89,21 @@ struct listener {
     }
 };
 
+// Who says and hears what, for the check of readers; no layers.
+struct needed {
+    static constexpr bool needs_reader = true;
+};
+struct free {};
+struct producer {
+    using publishes = mox::leaves<needed, free>;
+};
+struct consumer {
+    using reads = mox::leaves<needed>;
+};
+struct around {
+    using children = mox::leaves<consumer>;
+};
+
 constexpr mox::attention_spec heads{.width = 4, .heads = 2};
 using attend = mox::residual<mox::attention<heads>>;
 template <class B>
@@ -111,6 +126,21 @@ TEST_CASE("signals_read lists every signal once", "[compose][signals]") {
     STATIC_REQUIRE(both::contains<pair>);
     STATIC_REQUIRE(both::contains<doubled>);
     STATIC_REQUIRE(mox::check_network<mox::stack<teller<4>, mox::residual<listener<pair, 4>>>>());
+}
+
+TEST_CASE("signals that need a reader know whether one follows", "[compose][signals]") {
+    const auto left = []<class... Ls>(std::type_identity<Ls>...) {
+        return mox::detail::unread<mox::leaves<>, mox::leaves<Ls...>>::type::size;
+    };
+    const std::type_identity<producer> says{};
+    const std::type_identity<consumer> hears{};
+    CHECK(left() == 0);
+    CHECK(left(says) == 1);
+    CHECK(left(hears, says) == 1);
+    CHECK(left(says, hears) == 0);
+    CHECK(left(says, std::type_identity<around>{}) == 0);
+    CHECK(left(says, says, hears) == 0);
+    CHECK(left(says, hears, says) == 1);
 }
 
 TEST_CASE("what nobody reads is not on the board", "[compose][signals]") {

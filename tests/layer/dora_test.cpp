@@ -119,4 +119,5 @@ TEST_CASE("dora: float, threads, no token", "[layer][lora]") {
     const auto w = random_params<net, double>(3);
     tape<net, double> t;
     CHECK(run_forward(w, {}, batch::ragged({0}), t).empty());
+    CHECK(mox_test::nothing_from_no_token<net>());
 }

@@ -1,5 +1,9 @@
 #include <mox/layer/mixlora.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -33,7 +37,228 @@ void gradients(const batch& rows) {
     CHECK(r.worst() < 1e-8);
 }
 
+template <mixlora_spec Spec>
+struct constant_spec {
+    static constexpr mixlora_spec value = Spec;
+};
+
+using numbers = std::vector<double>;
+
+// The layer by plain loops, experts one after the other, from a list of tensors by name. The factors of
+// magnitudes may be given: they are constants in backward.
+struct by_loops {
+    std::size_t D, H, E, rank, k = 2;
+    double s;
+    mixlora_spec spec;
+    double (*act)(double);
+    std::map<std::string, numbers> w;
+
+    std::size_t front() const { return spec.gated ? 2 * H : H; }
+
+    // Weight (in x out) of expert e: the base's columns from `first` on and the update.
+    numbers map(const std::string& weight, std::size_t in, std::size_t columns, std::size_t first,
+                std::size_t out, const std::string& name, bool updated, std::size_t e) const {
+        numbers v(in * out);
+        for (std::size_t i = 0; i < in; ++i) {
+            for (std::size_t o = 0; o < out; ++o) {
+                v[i * out + o] = w.at(weight)[i * columns + first + o];
+                for (std::size_t r = e * rank; updated && r < (e + 1) * rank; ++r)
+                    v[i * out + o] += s * w.at(name + "_a")[r * in + i] * w.at(name + "_b")[r * out + o];
+            }
+        }
+        return v;
+    }
+    numbers norms(const std::string& name, std::size_t e) const {
+        const bool down = name == "down";
+        const std::size_t in = down ? H : D, out = down ? D : H;
+        const numbers v = down ? map("down.0.weight", H, D, 0, D, name, true, e)
+                               : map(spec.gated ? "gate_up.0.weight" : "up.0.weight", D, front(),
+                                     name == "up" ? front() - H : 0, H, name, true, e);
+        numbers n(out);
+        for (std::size_t o = 0; o < out; ++o) {
+            for (std::size_t i = 0; i < in; ++i) n[o] += v[i * out + o] * v[i * out + o];
+            n[o] = std::sqrt(n[o]);
+        }
+        return n;
+    }
+    // y(out) = c (x W + b)
+    numbers apply(const numbers& x, const std::string& name, bool updated, std::size_t e,
+                  const std::map<std::string, numbers>& fixed) const {
+        const bool down = name == "down";
+        const std::size_t out = down ? D : H, first = name == "up" ? front() - H : 0;
+        const std::string weight = down         ? "down.0.weight"
+                                   : spec.gated ? "gate_up.0.weight"
+                                                : "up.0.weight",
+                          bias = down         ? "down_bias"
+                                 : spec.gated ? "gate_up_bias"
+                                              : "up_bias";
+        const numbers v = map(weight, x.size(), down ? D : front(), first, out, name, updated, e);
+        numbers y(out);
+        for (std::size_t o = 0; o < out; ++o) {
+            for (std::size_t i = 0; i < x.size(); ++i) y[o] += x[i] * v[i * out + o];
+            if (spec.biases) y[o] += w.at(bias)[first + o];
+            if (spec.magnitudes && updated)
+                y[o] *= w.at(name + "_magnitude")[e * out + o] / fixed.at(name + std::to_string(e))[o];
+        }
+        return y;
+    }
+    std::map<std::string, numbers> all_norms() const {
+        std::map<std::string, numbers> all;
+        for (std::size_t e = 0; e < E; ++e) {
+            if (spec.gated && spec.gate) all["gate" + std::to_string(e)] = norms("gate", e);
+            if (spec.up) all["up" + std::to_string(e)] = norms("up", e);
+            if (spec.down) all["down" + std::to_string(e)] = norms("down", e);
+        }
+        return all;
+    }
+    // renormalised: gates of the k largest sum to one; else they are probabilities.
+    numbers forward(const numbers& x, const std::map<std::string, numbers>& fixed, bool renormalised) const {
+        numbers y;
+        for (std::size_t t = 0; t < x.size() / D; ++t) {
+            const numbers row(x.begin() + static_cast<std::ptrdiff_t>(t * D),
+                              x.begin() + static_cast<std::ptrdiff_t>((t + 1) * D));
+            std::vector<std::pair<double, std::size_t>> p;
+            double total = 0, chosen = 0;
+            for (std::size_t e = 0; e < E; ++e) {
+                double l = 0;
+                for (std::size_t i = 0; i < D; ++i) l += row[i] * w.at("router")[i * E + e];
+                p.push_back({-std::exp(l), e});
+                total += std::exp(l);
+            }
+            std::sort(p.begin(), p.end());
+            for (std::size_t j = 0; j < k; ++j) chosen -= p[j].first;
+            numbers out(D);
+            for (std::size_t j = 0; j < k; ++j) {
+                const std::size_t e = p[j].second;
+                numbers v =
+                    apply(row, spec.gated ? "gate" : "up", spec.gated ? spec.gate : spec.up, e, fixed);
+                for (double& a : v) a = act(a);
+                if (spec.gated) {
+                    const numbers c = apply(row, "up", spec.up, e, fixed);
+                    for (std::size_t h = 0; h < H; ++h) v[h] *= c[h];
+                }
+                const numbers o = apply(v, "down", spec.down, e, fixed);
+                for (std::size_t i = 0; i < D; ++i)
+                    out[i] += -p[j].first / (renormalised ? chosen : total) * o[i];
+            }
+            y.insert(y.end(), out.begin(), out.end());
+        }
+        return y;
+    }
+};
+
+double silu_of(double a) { return a / (1 + std::exp(-a)); }
+
+// Output and every gradient of Net against differences of the loops, norms held where they are.
+template <class Net>
+void against_loops(mixlora_spec spec, bool renormalised) {
+    by_loops loops{9,    7,       3, static_cast<std::size_t>(spec.adapter.rank), 2, spec.adapter.scale(),
+                   spec, silu_of, {}};
+    const auto w = random_params<Net, double>(8);
+    for (const auto& info : params<Net, double>::tensors()) loops.w[info.path] = w.read(info);
+    auto x = normal_numbers<double>(5 * 9, 1);
+    const auto dy = normal_numbers<double>(5 * 9, 2);
+    const auto fixed = loops.all_norms();
+    tape<Net, double> t;
+    params<Net, double> g;
+    CHECK(distance(run_forward(w, x, batch::ragged({2, 0, 3}), t), loops.forward(x, fixed, renormalised)) <
+          1e-12);
+    const auto dx = run_backward(w, dy, t, g);
+    const auto slope = [&](double& v) {
+        const double h = 1e-5, before = v;
+        double loss[2] = {0, 0};
+        for (const int side : {0, 1}) {
+            v = side == 0 ? before - h : before + h;
+            const auto y = loops.forward(x, fixed, renormalised);
+            for (std::size_t i = 0; i < y.size(); ++i) loss[side] += y[i] * dy[i];
+        }
+        v = before;
+        return (loss[1] - loss[0]) / (2 * h);
+    };
+    for (std::size_t i = 0; i < x.size(); i += 2)
+        CHECK(slope(x[i]) == Approx(dx[i]).epsilon(1e-6).margin(1e-8));
+    for (const auto& info : params<Net, double>::tensors()) {
+        if (!info.spec.trained) continue;
+        CAPTURE(info.path);
+        const auto own = g.read(info);
+        for (std::size_t i = 0; i < own.size(); i += 3)
+            CHECK(slope(loops.w[info.path][i]) == Approx(own[i]).epsilon(1e-6).margin(1e-8));
+    }
+}
+
 }  // namespace
+
+TEST_CASE("mixlora: magnitudes and biases against plain loops, their gradients too", "[layer][lora]") {
+    constexpr adapter_spec rank2{.rank = 2, .alpha = 4};
+    using activation::silu;
+    const auto check = [](auto spec_of) {
+        constexpr mixlora_spec spec = decltype(spec_of)::value;
+        against_loops<mixlora<9, 7, silu, 3, spec, route::top_k<2>>>(spec, true);
+        against_loops<mixlora<9, 7, silu, 3, spec, route::top_k<2>, gate::softmax>>(spec, false);
+    };
+    check(constant_spec<mixlora_spec{.adapter = rank2}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .magnitudes = true}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .magnitudes = true, .biases = true}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .biases = true}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .up = false, .magnitudes = true}>{});
+    check(constant_spec<mixlora_spec{
+              .adapter = rank2, .gate = false, .down = false, .magnitudes = true, .biases = true}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .gated = false, .magnitudes = true}>{});
+    check(constant_spec<mixlora_spec{.adapter = rank2, .gated = false, .biases = true}>{});
+    check(constant_spec<mixlora_spec{
+              .adapter = rank2, .up = false, .gated = false, .magnitudes = true, .biases = true}>{});
+}
+
+TEST_CASE("mixlora: starts as the network it took over, with magnitudes and biases", "[layer][lora]") {
+    constexpr mixlora_spec scaled{.adapter = {.rank = 2, .alpha = 4}, .magnitudes = true},
+        two{.adapter = {.rank = 2, .alpha = 4}, .gated = false, .magnitudes = true, .biases = true},
+        plain{.adapter = {.rank = 2, .alpha = 4}, .gated = false, .biases = true};
+    const auto check = [](auto from, auto to) {
+        using F = typename decltype(from)::type;
+        using N = typename decltype(to)::type;
+        const auto trained = random_params<F, double>(3);
+        params<N, double> w(init::standard, 4);
+        const auto report = copy_matching(trained, w);
+        CHECK(report.unused.empty());
+        (void)start_dora(w);
+        const auto x = normal_numbers<double>(81, 1);
+        tape<F, double> t;
+        tape<N, double> u;
+        const auto rows = batch::equal(1, 9);
+        CHECK(distance(run_forward(w, x, rows, u), run_forward(trained, x, rows, t)) < 1e-13);
+        CHECK(distance(run_infer(w, x, rows, u), run_forward(trained, x, rows, t)) < 1e-13);
+    };
+    using activation::silu;
+    using biased = std::type_identity<mlp<9, 7, silu, bias::with>>;
+    check(std::type_identity<base>{}, std::type_identity<mixlora<9, 7, silu, 4, scaled, route::top_k<2>>>{});
+    check(biased{}, std::type_identity<mixlora<9, 7, silu, 4, two, route::top_k<2>>>{});
+    check(biased{}, std::type_identity<mixlora<9, 7, silu, 4, plain, route::top_k<2>>>{});
+    params<mixlora<9, 7, silu, 4, scaled, route::top_k<2>>, double> w(init::standard, 4);
+    w.write("gate_up.0.weight", normal_numbers<double>(9 * 14, 1));
+    w.write("down.0.weight", normal_numbers<double>(9 * 7, 2));
+    CHECK(start_dora(w) == 1);
+    // Twice all magnitudes of the map behind: twice the output.
+    auto m = w.read("down_magnitude");
+    const auto x = normal_numbers<double>(45, 1);
+    tape<mixlora<9, 7, silu, 4, scaled, route::top_k<2>>, double> t;
+    auto y = run_forward(w, x, batch::equal(1, 5), t);
+    for (double& v : m) v *= 2;
+    for (double& v : y) v *= 2;
+    w.write("down_magnitude", m);
+    CHECK(distance(run_forward(w, x, batch::equal(1, 5), t), y) < 1e-13);
+}
+
+TEST_CASE("mixlora: magnitudes and biases in float, with dropout, threads, and no token", "[layer][lora]") {
+    constexpr mixlora_spec all{
+        .adapter = {.rank = 2, .alpha = 4, .dropout = 0.3}, .magnitudes = true, .biases = true},
+        dry{.adapter = {.rank = 2, .alpha = 4}, .magnitudes = true, .biases = true};
+    using small = mixlora<9, 7, activation::silu, 4, dry, route::top_k<2>, balance::load<>>;
+    CHECK(mox_test::float_distance<small>(batch::ragged({4, 1, 9}), 5) < 1e-4);
+    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, all, route::top_k<2>>>(
+        batch::ragged({300, 200}), 0.2));
+    const auto nothing = mox_test::step_bits<small>({}, batch::equal(0, 0));
+    CHECK(std::all_of(nothing.begin(), nothing.end(), [](float v) { return v == 0.0f; }));
+}
 
 TEST_CASE("mixlora: gradients, with updates on all maps and on some", "[layer][lora]") {
     const auto rows = batch::ragged({3, 0, 5, 3});

@@ -233,3 +233,172 @@ TEST_CASE("self_activated: the norm is at least the smallest one", "[route][rank
     const auto g = gates_of(t);
     CHECK(g[0] / g[1] == Approx(std::exp((z[5] - z[4]) / 500)));
 }
+
+namespace {
+
+constexpr coefficient half{0.5}, always{1.0};
+constexpr adapter_spec rank9{.rank = 9, .alpha = 9}, dropping{.rank = 6, .alpha = 9, .dropout = 0.25};
+template <coefficient Explore, rank_gate::score_form Form = rank_gate::score_form::softmax_on_selected>
+using exploring = rank_gate::sigmoid_top_k<4, 1, coefficient{1e-5}, Form, Explore>;
+
+void gradients_of(const gradcheck_result& r) {
+    INFO(r.message);
+    CHECK(r.passed);
+    CHECK(r.worst() < 1e-7);
+}
+
+}  // namespace
+
+TEST_CASE("sigmoid_top_k: exploring draws ranks, each once, and weighs them as always",
+          "[route][rank_gate]") {
+    using net = lora<base, rank6, exploring<always>>;
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(500 * 7, 1);
+    tape<net, double> t;
+    t.set_seed(3);
+    const auto rows = batch::equal(1, 500);
+    const auto y = run_forward(w, x, rows, t);
+    const routing_record& r = t.routing()[0];
+    const auto router = w.read("router"), bias = w.read("select_bias");
+    std::vector<index_t> drawn(6, 0);
+    index_t missing = 0;
+    for (index_t token = 0; token < 500; ++token) {
+        double sum = 0, total = 0;
+        std::vector<double> v(6);
+        std::vector<bool> seen(6, false);
+        for (std::size_t j = 0; j < 6; ++j) {
+            v[j] = bias[j];
+            for (std::size_t i = 0; i < 7; ++i)
+                v[j] += x[static_cast<std::size_t>(token) * 7 + i] * router[i * 6 + j];
+        }
+        for (index_t j = 0; j < 4; ++j) {
+            const row_t rank = r.chosen[token * 4 + j];
+            if (rank < 0) {
+                CHECK(r.gate(token, j) == 0.0);
+                ++missing;
+                continue;
+            }
+            const auto at = static_cast<std::size_t>(rank);
+            CHECK(!seen[at]);
+            seen[at] = true;
+            ++drawn[at];
+            total += std::exp(v[at]);
+        }
+        for (index_t j = 0; j < 4; ++j) {
+            const row_t rank = r.chosen[token * 4 + j];
+            if (rank < 0) continue;
+            CHECK(r.gate(token, j) == Approx(std::exp(v[static_cast<std::size_t>(rank)]) / total));
+            sum += r.gate(token, j);
+        }
+        CHECK(sum == Approx(1));
+    }
+    // A rank is among four draws of six with probability 1 - (5/6)^4: five deviations of 500 tokens.
+    const double share = 1 - std::pow(5.0 / 6, 4);
+    for (const index_t n : drawn) CHECK(std::abs(static_cast<double>(n) / 500 - share) < 0.112);
+    CHECK(std::abs(static_cast<double>(missing) / 500 - (4 - 6 * share)) < 0.2);
+    // The same step draws the same, another step and another seed do not, and evaluation never does.
+    t.set_step(0);
+    CHECK(run_forward(w, x, rows, t) == y);
+    CHECK(run_forward(w, x, rows, t) != y);
+    t.set_step(0);
+    t.set_seed(4);
+    CHECK(run_forward(w, x, rows, t) != y);
+    using plain = lora<base, rank6, exploring<coefficient{0.0}>>;
+    params<plain, double> v;
+    copy_matching(w, v);
+    tape<plain, double> u;
+    CHECK(run_infer(w, x, rows, t) == run_infer(v, x, rows, u));
+    CHECK(run_infer(w, x, rows, t) == run_forward(v, x, rows, u));
+}
+
+TEST_CASE("sigmoid_top_k: a forward explores as a whole, as often as it is told", "[route][rank_gate]") {
+    using net = lora<base, rank6, exploring<half>>;
+    using plain = lora<base, rank6, exploring<coefficient{0.0}>>;
+    const auto w = random_params<net, double>(4);
+    params<plain, double> v;
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(50 * 7, 1);
+    tape<net, double> t;
+    tape<plain, double> u;
+    const auto y = run_forward(v, x, batch::equal(1, 50), u);
+    index_t explored = 0;
+    for (int step = 0; step < 100; ++step) explored += run_forward(w, x, batch::equal(1, 50), t) != y ? 1 : 0;
+    CHECK((explored > 30 && explored < 70));  // four deviations
+}
+
+TEST_CASE("sigmoid_top_k: gradients while exploring, picked and in full, threads", "[route][rank_gate]") {
+    const auto rows = batch::ragged({3, 0, 5});
+    gradients_of(gradcheck<lora<base, rank6, exploring<always>>>({}, rows));
+    // A bias that is always positive: drawn scores may not sum to zero.
+    gradients_of(
+        gradcheck<lora<base, rank6, exploring<always, rank_gate::score_form::sigmoid_sum>>>({}, rows));
+    gradients_of(gradcheck<lora<base, dropping, exploring<always>>>({}, rows));
+    using picked =
+        rank_gate::sigmoid_top_k<2, 1, coefficient{1e-5}, rank_gate::score_form::softmax_on_selected, always>;
+    static_assert(lora<base, rank9, picked>::picks && !lora<base, rank6, exploring<always>>::picks);
+    gradients_of(gradcheck<lora<base, rank9, picked>>({}, rows));
+    CHECK(mox_test::same_for_threads<lora<linear<70, 90>, rank9, picked>>(batch::ragged({300, 200})));
+    CHECK(mox_test::same_for_threads<lora<linear<70, 90>, dropping, exploring<half>>>(
+        batch::ragged({300, 200})));
+    // Numbers that layers take, for blocks that are skipped.
+    CHECK(draw_count<lora<base, dropping, exploring<half>>>() == 2);
+    CHECK(draw_count<lora<base, rank6, exploring<half>>>() == 1);
+    CHECK(draw_count<lora<base, rank6, exploring<coefficient{0.0}>>>() == 0);
+    CHECK(draw_count<lora_experts<base, 3, rank6, route::top_k<2>>>() == 0);
+    CHECK(draw_count<lora_experts<base, 3, dropping, route::jitter<half>, route::top_k<2>>>() == 2);
+}
+
+TEST_CASE("balanced: R sum P^2 of the mean weights, in training only", "[route][rank_gate]") {
+    using gate = rank_gate::self_activated<3, coefficient{0.3}>;
+    constexpr adapter_spec kept{.rank = 4, .kept_ranks = 3};
+    using plain = lora<base, kept, gate>;
+    using net = lora<base, kept, rank_gate::balanced<gate, coefficient{2.0}>>;
+    const auto w = random_params<net, double>(4);
+    params<plain, double> v;
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(40 * 7, 1);
+    tape<net, double> t;
+    tape<plain, double> u;
+    const auto rows = batch::ragged({15, 0, 25});
+    CHECK(run_forward(w, x, rows, t) == run_forward(v, x, rows, u));
+    std::vector<double> p(7);
+    const routing_record& r = u.routing()[0];
+    for (index_t i = 0; i < 40 * 3; ++i)
+        p[static_cast<std::size_t>(r.chosen[i])] += r.gate(i / 3, i % 3) / 40;
+    double expected = 0;
+    for (const double m : p) expected += 2 * 7 * m * m;
+    CHECK(t.aux_loss() == Approx(expected).epsilon(1e-12));
+    CHECK((t.aux_loss() >= 2 && t.aux_loss() <= 14));
+    t.set_aux_scale(0.5);
+    run_forward(w, x, rows, t);
+    CHECK(t.aux_loss() == Approx(expected / 2).epsilon(1e-12));
+    run_infer(w, x, rows, t);
+    CHECK(t.aux_loss() == 0);
+    run_forward(w, {}, batch::ragged({0}), t);
+    CHECK(t.aux_loss() == 0);
+    // All weights the same: its smallest value. No activation, so ties: the first ranks take all.
+    using every = lora<base, rank6, rank_gate::balanced<rank_gate::self_activated<6>, coefficient{1.0}>>;
+    auto z = random_params<every, double>(4);
+    z.write("a", std::vector<double>(42, 0.0));
+    tape<every, double> s;
+    run_forward(z, x, batch::equal(1, 40), s);
+    CHECK(s.aux_loss() == Approx(1));
+}
+
+TEST_CASE("balanced: gradients around any gate with weights, and threads", "[route][rank_gate]") {
+    const auto rows = batch::ragged({3, 0, 5});
+    constexpr adapter_spec kept{.rank = 4, .kept_ranks = 3};
+    gradients_of(gradcheck<
+                 lora<base, kept, rank_gate::balanced<rank_gate::self_activated<3, coefficient{0.3}>, half>>>(
+        {}, rows));
+    gradients_of(
+        gradcheck<lora<base, rank6, rank_gate::balanced<rank_gate::sigmoid_top_k<3>, half>>>({}, rows));
+    gradients_of(
+        gradcheck<lora<base, rank9, rank_gate::balanced<rank_gate::sigmoid_top_k<2>, half>>>({}, rows));
+    gradients_of(gradcheck<lora<base, rank6, rank_gate::balanced<exploring<always>, half>>>({}, rows));
+    using wide = lora<linear<70, 90>, rank9,
+                      rank_gate::balanced<rank_gate::self_activated<3, coefficient{0.3}>, half>>;
+    CHECK(mox_test::same_for_threads<wide>(batch::ragged({300, 200})));
+    CHECK(mox_test::nothing_from_no_token<
+          lora<base, rank6, rank_gate::balanced<rank_gate::sigmoid_top_k<3>, half>>>());
+}

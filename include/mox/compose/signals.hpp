@@ -1,6 +1,7 @@
 #pragma once
 
-// Matching of signals: every reader needs a producer before it, and only what somebody reads is computed.
+// Matching of signals: every reader needs a producer before it, only what somebody reads is computed, and a
+// signal that means nothing without a reader must have one.
 
 #include <mox/layer/contract.hpp>
 
@@ -52,6 +53,42 @@ struct flow<Available, leaves<L, Ls...>> {
     using type = typename flow<join<inside, typename publishes_of<L>::type>, leaves<Ls...>>::type;
 };
 
+template <class S>
+inline constexpr bool needs_reader = false;
+template <class S>
+requires requires { S::needs_reader; }
+inline constexpr bool needs_reader<S> = S::needs_reader;
+
+// Those of List that need a reader and are not in Read.
+template <class Read, class List>
+struct still_unread;
+template <class Read, class... Ss>
+struct still_unread<Read, leaves<Ss...>> {
+    template <class Sum, class S>
+    using add = std::conditional_t<needs_reader<S> && !Read::template contains<S>, join<Sum, leaves<S>>, Sum>;
+    template <class Sum, class... Rest>
+    struct sum {
+        using type = Sum;
+    };
+    template <class Sum, class S, class... Rest>
+    struct sum<Sum, S, Rest...> : sum<add<Sum, S>, Rest...> {};
+    using type = typename sum<leaves<>, Ss...>::type;
+};
+
+// What nobody has read once the layers have run, given what was unread before: the order of `flow`.
+template <class Unread, class List>
+struct unread {
+    using type = Unread;
+};
+template <class Unread, class L, class... Ls>
+struct unread<Unread, leaves<L, Ls...>> {
+    using before = typename still_unread<typename reads_of<L>::type, Unread>::type;
+    using inside = typename unread<before, children_of<L>>::type;
+    using type =
+        typename unread<join<inside, typename still_unread<leaves<>, typename publishes_of<L>::type>::type>,
+                        leaves<Ls...>>::type;
+};
+
 template <class List>
 struct unique;
 template <>
@@ -101,10 +138,16 @@ template <class Net>
 using signals_taught =
     typename detail::unique<typename detail::collected<detail::teaches_of, Net>::type>::type;
 
-/// Fails to compile, with a sentence, when a signal is read that nobody before publishes.
+/// Fails to compile, with a sentence, when a signal is read that nobody before publishes, or when one that
+/// needs a reader (it says `static constexpr bool needs_reader = true`) has none behind its producer.
 template <class Net>
 consteval bool check_network() {
     (void)check_layer<Net>();
+    static_assert(
+        detail::unread<leaves<>, leaves<Net>>::type::size == 0,
+        "mox: a router has balance::pooled or balance::pooled_soft, and no layer behind it computes "
+        "that loss: put mox::pooled_load<width, outputs of the router> after the last such router, "
+        "or use balance::load, a loss of one layer");
     return sizeof(type_tag<typename detail::flow<leaves<>, leaves<Net>>::type>) > 0;
 }
 

@@ -48,6 +48,20 @@ struct row_target {
 
 namespace detail {
 
+// The rows [first, first + rows) of a product as a tile takes them, from column k of x to column c of `out`.
+// Returns the tile's factors, or null.
+template <class T>
+MOX_INLINE const T* point_at_rows(const row_source<const T>& x, const row_target<T>& out, index_t first,
+                                  index_t rows, index_t k, index_t c, const T** xs, T** cs, T* scale) {
+    for (index_t r = 0; r < rows; ++r) {
+        const index_t i = first + r;
+        xs[r] = x(i) + k;
+        cs[r] = out.rows(i) + c;
+        if (out.scale) scale[r] = out.scale[i];
+    }
+    return out.scale ? scale : nullptr;
+}
+
 // One tile of a panel; the tiles of a panel ask for the next one between them. A step of a tile asks for two
 // cache lines, a panel's row is `panel_lines` of them: so many tiles fetch it, the others have nothing to
 // ask.
@@ -95,13 +109,7 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
             const T* xs[product_rows];
             T* cs[product_rows];
             T scale[product_rows];
-            for (index_t r = 0; r < rows; ++r) {
-                const index_t i = begin + offset + r;
-                xs[r] = x(i);
-                cs[r] = out.rows(i) + p * W;
-                if (out.scale) scale[r] = out.scale[i];
-            }
-            const T* s = out.scale ? scale : nullptr;
+            const T* const s = detail::point_at_rows(x, out, begin + offset, rows, 0, p * W, xs, cs, scale);
             if (valid == width && end - begin <= streamed_rows) {
                 stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, cs, s, out.accumulate, next);
                 return;

@@ -35,13 +35,8 @@ void product_row_major(row_source<const T> x, index_t begin, index_t end,
                 const T* xs[product_rows];
                 T* cs[product_rows];
                 T scale[product_rows];
-                for (index_t r = 0; r < rows; ++r) {
-                    const index_t i = begin + offset + r;
-                    xs[r] = x(i) + k0;
-                    cs[r] = out.rows(i) + c0;
-                    if (out.scale) scale[r] = out.scale[i];
-                }
-                multiply(rows, xs, cs, out.scale ? scale : nullptr);
+                const T* const s = detail::point_at_rows(x, out, begin + offset, rows, k0, c0, xs, cs, scale);
+                multiply(rows, xs, cs, s);
             });
         };
         for (index_t p = 0; p < panels; ++p) {

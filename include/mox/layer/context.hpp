@@ -108,12 +108,16 @@ constexpr index_t state_count() noexcept {
     return n;
 }
 
-/// Number of layers in L that draw random numbers, children included: they declare `static constexpr bool
-/// draws = true` and take a number each from context::next_draw.
+/// How many numbers the layers in L take from context::next_draw, children included: they declare `static
+/// constexpr bool draws = true` and take one each, or say how many in `index_t draw_numbers`.
 template <class L>
 constexpr index_t draw_count() noexcept {
     index_t n = 0;
-    if constexpr (requires { L::draws; }) n += L::draws ? 1 : 0;
+    if constexpr (requires { L::draw_numbers; }) {
+        n += L::draw_numbers;
+    } else if constexpr (requires { L::draws; }) {
+        n += L::draws ? 1 : 0;
+    }
     for_each_index<children_of<L>::size>(
         [&](auto i) { n += repetitions<L>() * draw_count<typename children_of<L>::template at<i>>(); });
     return n;

@@ -21,6 +21,12 @@ consteval bool check_rank_gate() {
     return true;
 }
 
+template <class G>
+consteval bool gate_draws() {
+    if constexpr (requires { G::draws; }) return G::draws;
+    return false;
+}
+
 }  // namespace detail
 
 /// A low-rank adapter around a frozen layer (LoRA, arXiv 2106.09685). B starts at zero, so the layer starts
@@ -29,6 +35,7 @@ consteval bool check_rank_gate() {
 ///   rank_gate::sigmoid_top_k<K>  SMoRA (arXiv 2501.15103)
 ///   rank_gate::strongest<K>      FlyLoRA (arXiv 2510.08396)
 ///   rank_gate::self_activated<K> MoRA, MoRAM (arXiv 2506.21035)
+///   rank_gate::balanced<gate>    any of them with a loss for even use
 template <class Base, adapter_spec Spec, class Gate = rank_gate::all>
 struct lora {
     static_assert(check_layer<Base>() && detail::check_rank_gate<Gate>());
@@ -44,7 +51,8 @@ struct lora {
     static constexpr index_t out = Base::out;
     static constexpr index_t kept = Spec.kept_ranks;
     static constexpr index_t ranks = kept + Spec.rank;
-    static constexpr bool draws = Spec.dropout > 0;
+    static constexpr bool drops = Spec.dropout > 0;
+    static constexpr index_t draw_numbers = (drops ? 1 : 0) + (detail::gate_draws<Gate>() ? 1 : 0);
     static constexpr bool transparent = true;
     static constexpr index_t slots = Gate::template slots<ranks>;
     static_assert(slots <= ranks, "mox::lora: the gate chooses more ranks than the adapter has");
@@ -114,7 +122,7 @@ struct lora {
         const index_t n = x.rows;
         record<T> r{};
         r.x = x;
-        if constexpr (draws) {
+        if constexpr (drops) {
             r.drop = dropout_draw::next(ctx, Spec.dropout);
             if (r.drop.active()) {
                 const matrix_view<T> rest = ctx.activation(n, in);

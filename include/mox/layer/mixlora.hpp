@@ -4,11 +4,12 @@
 // low-rank updates of its maps. What the experts share is computed once a token: the maps in front before the
 // routing matters, and, because it is linear, the map behind on the mixture of the hidden rows:
 //   y = (sum_e g_e v_e) Wd + s sum_e g_e (v_e Ad') Bd.
+// With learned magnitudes each expert scales the outputs of its maps, so the map behind runs once per choice.
 
 #include <mox/layer/adapt.hpp>
 #include <mox/layer/dropout.hpp>
 #include <mox/layer/frozen.hpp>
-#include <mox/layer/low_rank.hpp>
+#include <mox/layer/magnitudes.hpp>
 #include <mox/layer/router.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -19,7 +20,9 @@ struct mixlora_spec {
     bool gate = true;
     bool up = true;
     bool down = true;
-    bool gated = true;  ///< false: a network of two maps, up and down, v = act(x Wu); there is no gate
+    bool gated = true;        ///< false: a network of two maps, up and down, v = act(x Wu); there is no gate
+    bool magnitudes = false;  ///< outputs of updated maps have learned magnitudes, one per expert (DoRA)
+    bool biases = false;      ///< the shared maps have biases, frozen like them
 };
 
 namespace detail {
@@ -84,9 +87,12 @@ private:
 }  // namespace detail
 
 /// E experts around one frozen network of width D and H hidden units. Takes over the tensors of swiglu<D, H>,
-/// or of mlp<D, H> without biases where the spec says not gated (mox::copy_matching); starts as that network.
-/// Policies are those of mox::moe without shared layers; MixLoRA's own are route::top_k<2> and
-/// balance::load<>, whose value is here 1 / k of the paper's.
+/// or of mlp<D, H> where the spec says not gated, with its biases where the spec has them
+/// (mox::copy_matching); starts as that network. The bias of the map behind belongs to each expert, so a
+/// token gets it times the sum of its gates: once where they are renormalised. With magnitudes (MixDoRA) an
+/// expert's maps are those of mox::dora, and mox::start_dora makes the layer start as the network. Policies
+/// are those of mox::moe without shared layers; MixLoRA's own are route::top_k<2> and balance::load<>, whose
+/// value is here 1 / k of the paper's.
 template <index_t D, index_t H, class Act, index_t E, mixlora_spec Spec, class... Policies>
 struct mixlora {
     static_assert(D > 0 && H > 0 && E > 0, "mox::mixlora: widths and the number of experts must be positive");
@@ -100,11 +106,13 @@ struct mixlora {
     static constexpr std::string_view name = "mixlora";
     static constexpr index_t in = D;
     static constexpr index_t out = D;
+    static constexpr index_t hidden = H;
     static constexpr index_t rank = Spec.adapter.rank;
+    static constexpr double scale = Spec.adapter.scale();
     static constexpr bool chooses_update = true;  ///< mox::merge refuses
     using routing = router<D, E, Policies...>;
-    static constexpr bool draws = Spec.adapter.dropout > 0 || routing::draws;
     static constexpr bool drops = Spec.adapter.dropout > 0;
+    static constexpr index_t draw_numbers = (drops ? 1 : 0) + (routing::draws ? 1 : 0);
     using reads = typename routing::reads;
     using teaches = reads;
     using publishes = typename routing::publishes;
@@ -112,38 +120,62 @@ struct mixlora {
     static constexpr index_t front = gated ? 2 * H : H;  ///< columns of the maps in front
     using children = leaves<frozen<linear<D, front>>, frozen<linear<H, D, bias::none, true>>>;
     static constexpr std::array<std::string_view, 2> child_names{gated ? "gate_up" : "up", "down"};
-    static constexpr bool updates_gate = gated && Spec.gate;
+    static constexpr bool updates_gate = gated && Spec.gate, updates_up = Spec.up, updates_down = Spec.down;
 
+    using ahead = detail::magnitudes<D, H, Spec.adapter>;
+    using behind = detail::magnitudes<H, D, Spec.adapter>;
     static constexpr std::size_t updates = static_cast<std::size_t>(updates_gate) +
                                            static_cast<std::size_t>(Spec.up) +
                                            static_cast<std::size_t>(Spec.down);
     static_assert(updates > 0, "mox::mixlora: at least one map must have an update");
-    // Own tensors: the router's, then two factors per update.
-    static constexpr index_t gate_at = routing::tensor_count, up_at = gate_at + (updates_gate ? 2 : 0),
-                             down_at = up_at + (Spec.up ? 2 : 0);
+    // Own tensors: the router's, then two factors, and magnitudes, per update, then the biases of the
+    // network.
+    static constexpr index_t per_update = Spec.magnitudes ? 3 : 2;
+    static constexpr index_t gate_at = routing::tensor_count,
+                             up_at = gate_at + (updates_gate ? per_update : 0),
+                             down_at = up_at + (Spec.up ? per_update : 0),
+                             bias_at = down_at + (Spec.down ? per_update : 0);
+    // Whose outputs have magnitudes: the map under the activation, the one beside it, the one behind.
+    static constexpr bool scales_inner = Spec.magnitudes && (gated ? updates_gate : Spec.up),
+                          scales_beside = Spec.magnitudes && gated && Spec.up,
+                          scales_down = Spec.magnitudes && Spec.down;
 
     static constexpr auto parameters = [] {
-        std::array<parameter, routing::tensors.size() + 2 * updates> all{};
+        std::array<parameter, static_cast<std::size_t>(bias_at) + (Spec.biases ? 2 : 0)> all{};
         std::size_t at = 0;
         for (const parameter& p : routing::tensors) all[at++] = p;
-        const auto add = [&](bool wanted, std::string_view a, std::string_view b, index_t from, index_t to) {
+        const auto add = [&](bool wanted, std::string_view a, std::string_view b, index_t from, index_t to,
+                             const parameter& magnitude) {
             if (!wanted) return;
             all[at++] = Spec.adapter.down(a, E, from);
             all[at++] = Spec.adapter.up(b, E, to);
+            if (Spec.magnitudes) all[at++] = magnitude;
         };
-        add(updates_gate, "gate_a", "gate_b", D, H);
-        add(Spec.up, "up_a", "up_b", D, H);
-        add(Spec.down, "down_a", "down_b", H, D);
+        add(updates_gate, "gate_a", "gate_b", D, H, ahead::tensor("gate_magnitude", E));
+        add(Spec.up, "up_a", "up_b", D, H, ahead::tensor("up_magnitude", E));
+        add(Spec.down, "down_a", "down_b", H, D, behind::tensor("down_magnitude", E));
+        const auto add_bias = [&](std::string_view bias, index_t width) {
+            if (Spec.biases)
+                all[at++] = {.name = bias,
+                             .form = storage::rows,
+                             .cols = width,
+                             .init = fill::zeros,
+                             .decays = false,
+                             .trained = false};
+        };
+        add_bias(gated ? "gate_up_bias" : "up_bias", front);
+        add_bias("down_bias", D);
         return all;
     }();
 
+    /// Norms are not counted: they cost 2 (rank + 1) D H per map and chosen expert a call.
     static constexpr double flops(double) {
-        return routing::flops + 2.0 * D * (front + H) +
+        return routing::flops + 2.0 * D * front + (scales_down ? routing::mean_experts : 1.0) * 2.0 * D * H +
                routing::mean_experts * static_cast<double>(updates) * 2.0 * rank * (D + H);
     }
     /// Share of each own tensor that one token touches.
     static constexpr double active_share(index_t tensor) {
-        return tensor < routing::tensor_count ? 1.0 : routing::mean_experts / E;
+        return tensor < routing::tensor_count || tensor >= bias_at ? 1.0 : routing::mean_experts / E;
     }
 
     template <class T>
@@ -152,7 +184,9 @@ struct mixlora {
         matrix_view<const T> x;
         matrix_view<T> a, c, v;  ///< slots x H: gate and up pre-activations (one without a gate), hidden rows
         matrix_view<T> zg, zu, zd;  ///< slots x rank
-        matrix_view<T> mixed;       ///< tokens x H
+        matrix_view<T> outer;       ///< slots x D: before the magnitudes of the map behind
+        typename ahead::template record<T> inner_scales, beside_scales;
+        typename behind::template record<T> outer_scales;
         dropout_draw drop;
         matrix_view<const T> xg, xu, vd;  ///< what the updates read: x, x and v after dropout
     };
@@ -169,6 +203,7 @@ struct mixlora {
         if constexpr (drops) r.drop = dropout_draw::next(ctx, Spec.adapter.dropout);
         const matrix_view<T> pre = ctx.activation(n, front);
         frozen<linear<D, front>>::template forward<T>(ctx, w.template child<0>(), x, pre);
+        if constexpr (Spec.biases) kernel::add_vector_rows<T>(ctx.exec, w[bias_at], pre);
 
         for (matrix_view<T>* m : {&r.a, &r.v}) *m = ctx.activation(plan.slots, H);
         r.c = gated ? ctx.activation(plan.slots, H) : r.a;
@@ -186,18 +221,42 @@ struct mixlora {
             into::forward(ctx, groups, w[up_at], w[up_at + 1], kernel::row_source<const T>(r.xu, plan.token),
                           r.zu, r.c);
         }
-        for_each_unit(ctx, plan.slots, [&](index_t s, index_t j, index_t count) {
-            const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
-            auto v = Act::value(a);
-            if constexpr (gated) v *= simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
+        if constexpr (scales_inner) {
+            constexpr index_t at = gated ? gate_at : up_at;
+            r.inner_scales = ahead::measure(ctx, groups, front_map(w), 0, w[at], w[at + 1], w[at + 2]);
+        }
+        if constexpr (scales_beside)
+            r.beside_scales =
+                ahead::measure(ctx, groups, front_map(w), H, w[up_at], w[up_at + 1], w[up_at + 2]);
+        for_each_unit(ctx, groups, [&](index_t e, index_t s, index_t j, index_t count) {
+            auto v = Act::value(scaled<scales_inner>(r.inner_scales, e, r.a, s, j, count));
+            if constexpr (gated) v *= scaled<scales_beside>(r.beside_scales, e, r.c, s, j, count);
             simd::store_upto(r.v.row(s) + j, v, count);
         });
 
         // Experts come in ascending order, so that sums do not depend on threads.
-        r.mixed = ctx.activation(n, H);
-        add_to_tokens(ctx, plan, plan.gate, r.v, r.mixed, 0);
-        frozen<linear<H, D, bias::none, true>>::template forward<T>(ctx, w.template child<1>(), r.mixed, y);
-        if constexpr (Spec.down) {
+        if constexpr (scales_down) {
+            r.outer = ctx.activation(plan.slots, D);
+            kernel::dense<T>(ctx.exec, down_map(w), r.v, r.outer);
+            if constexpr (Spec.biases) kernel::add_vector_rows<T>(ctx.exec, w[bias_at + 1], r.outer);
+            r.zd = ctx.activation(plan.slots, rank);
+            r.vd = dropped<T>(ctx, r.drop, down_at, r.v);
+            back::forward(ctx, groups, w[down_at], w[down_at + 1], kernel::row_source<const T>(r.vd), r.zd,
+                          r.outer);
+            r.outer_scales =
+                behind::measure(ctx, groups, down_map(w), 0, w[down_at], w[down_at + 1], w[down_at + 2]);
+            const arena_scope scope(*ctx.scratch);
+            const matrix_view<T> o = ctx.temporary(plan.slots, D);
+            behind::apply(ctx, groups, r.outer_scales, kernel::row_source<const T>(r.outer), o);
+            add_to_tokens(ctx, plan, plan.gate, o, y, 0);
+        } else {
+            const arena_scope scope(*ctx.scratch);
+            const matrix_view<T> mixed = ctx.temporary(n, H);
+            add_to_tokens(ctx, plan, plan.gate, r.v, mixed, 0);
+            kernel::dense<T>(ctx.exec, down_map(w), mixed, y);
+            if constexpr (Spec.biases) add_bias(ctx, plan, w[bias_at + 1], y);
+        }
+        if constexpr (Spec.down && !scales_down) {
             r.zd = ctx.activation(plan.slots, rank);
             r.vd = dropped<T>(ctx, r.drop, down_at, r.v);
             back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.vd), r.zd);
@@ -219,15 +278,39 @@ struct mixlora {
         const kernel::row_source<const T> dy_rows(dy, plan.token);
         const arena_scope scope(*ctx.scratch);
         T* dgate = ctx.scratch->template take<T>(slots);
-        const matrix_view<T> dmixed = ctx.temporary(n, H), dv = ctx.temporary(slots, H);
-        const bool wanted = ctx.input_gradient;
-        ctx.input_gradient = true;
-        frozen<linear<H, D, bias::none, true>>::template backward<T>(ctx, w.template child<1>(),
-                                                                     g.template child<1>(), dy, dmixed);
-        ctx.input_gradient = wanted;
-        kernel::gather_rows<T>(ctx.exec, dmixed, plan.token, dv);
-        for (index_t s = 0; s < slots; ++s) dgate[s] = kernel::dot_row<T>(dv.row(s), r.v.row(s), H);
-        if constexpr (Spec.down) {
+        const matrix_view<T> dv = ctx.temporary(slots, H);
+        if constexpr (scales_down) {
+            // dv gets the slot's gate here.
+            const matrix_view<T> d = ctx.temporary(slots, D), dz = ctx.temporary(slots, rank);
+            behind::apply(ctx, groups, r.outer_scales, dy_rows, d);
+            for (index_t s = 0; s < slots; ++s) dgate[s] = kernel::dot_row<T>(d.row(s), r.outer.row(s), D);
+            kernel::gather_rows<T>(ctx.exec, dy, plan.token, d);
+            for_each_unit<D>(ctx, groups, [&](index_t, index_t s, index_t j, index_t count) {
+                T* to = d.row(s) + j;
+                simd::store_upto(
+                    to, simd::load_upto<T, simd::default_arch>(to, count) * simd::batch<T>(plan.gate[s]),
+                    count);
+            });
+            behind::backward(ctx, groups, r.outer_scales, r.outer, d, g[down_at + 2]);
+            kernel::dense_transposed<T>(ctx.exec, down_map(w), d, dv, false);
+            back::backward(ctx, groups, w[down_at + 1], g[down_at], g[down_at + 1],
+                           kernel::row_source<const T>(r.vd), kernel::row_source<const T>(r.zd),
+                           kernel::row_source<const T>(d), dz);
+            through(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
+                kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
+                                           back::stack(back::ranks::down(w[down_at], E)),
+                                           {kernel::row_source<T>(to), H, nullptr, true});
+            });
+        } else {
+            const matrix_view<T> dmixed = ctx.temporary(n, H);
+            kernel::dense_transposed<T>(ctx.exec, down_map(w), dy, dmixed, false);
+            kernel::gather_rows<T>(ctx.exec, dmixed, plan.token, dv);
+            for (index_t s = 0; s < slots; ++s) {
+                dgate[s] = kernel::dot_row<T>(dv.row(s), r.v.row(s), H);
+                if constexpr (Spec.biases) dgate[s] += kernel::dot_row<T>(dy_rows(s), w[bias_at + 1], D);
+            }
+        }
+        if constexpr (Spec.down && !scales_down) {
             // The slot's gate multiplies both factors' gradients; what meets B is gate times z.
             const matrix_view<T> u = ctx.temporary(slots, rank), dz = ctx.temporary(slots, rank);
             kernel::grouped_transposed<T>(ctx.exec, groups, dy_rows, D,
@@ -257,22 +340,28 @@ struct mixlora {
                     back::stack(back::ranks::down(g[down_at], E)), ctx.accumulate);
             }
         }
-        // The hidden rows' gradients carry the gate; then through the activation, into a and c.
-        for_each_unit(ctx, slots, [&](index_t s, index_t j, index_t count) {
-            const auto a = simd::load_upto<T, simd::default_arch>(r.a.row(s) + j, count);
-            const auto d =
-                simd::load_upto<T, simd::default_arch>(dv.row(s) + j, count) * simd::batch<T>(plan.gate[s]);
-            auto da = d * Act::derivative(a);
+        // The hidden rows' gradients carry the gate; then through the activation, into a and c, in their
+        // place unless magnitudes still need them.
+        const matrix_view<T> da = scales_inner ? ctx.temporary(slots, H) : r.a;
+        const matrix_view<T> dc = !gated ? da : scales_beside ? ctx.temporary(slots, H) : r.c;
+        for_each_unit(ctx, groups, [&](index_t e, index_t s, index_t j, index_t count) {
+            const auto a = scaled<scales_inner>(r.inner_scales, e, r.a, s, j, count);
+            auto d = simd::load_upto<T, simd::default_arch>(dv.row(s) + j, count);
+            if constexpr (!scales_down) d = d * simd::batch<T>(plan.gate[s]);
+            auto inner = d * Act::derivative(a);
             if constexpr (gated) {
-                da *= simd::load_upto<T, simd::default_arch>(r.c.row(s) + j, count);
-                simd::store_upto(r.c.row(s) + j, d * Act::value(a), count);
+                inner *= scaled<scales_beside>(r.beside_scales, e, r.c, s, j, count);
+                simd::store_upto(dc.row(s) + j, d * Act::value(a), count);
             }
-            simd::store_upto(r.a.row(s) + j, da, count);
+            simd::store_upto(da.row(s) + j, inner, count);
         });
+        if constexpr (scales_inner)
+            ahead::backward(ctx, groups, r.inner_scales, r.a, da, g[(gated ? gate_at : up_at) + 2]);
+        if constexpr (scales_beside) ahead::backward(ctx, groups, r.beside_scales, r.c, dc, g[up_at + 2]);
 
         const matrix_view<T> dpre = ctx.temporary(n, front);
-        add_to_tokens<T>(ctx, plan, nullptr, r.a, dpre, 0);
-        if constexpr (gated) add_to_tokens<T>(ctx, plan, nullptr, r.c, dpre, H);
+        add_to_tokens<T>(ctx, plan, nullptr, da, dpre, 0);
+        if constexpr (gated) add_to_tokens<T>(ctx, plan, nullptr, dc, dpre, H);
         frozen<linear<D, front>>::template backward<T>(ctx, w.template child<0>(), g.template child<0>(),
                                                        dpre, dx);
         const matrix_view<T> dz = ctx.temporary(slots, rank);
@@ -288,12 +377,44 @@ struct mixlora {
                     static_cast<const T*>(nullptr), into::stack(into::ranks::down(w[at], E)), to, true);
             });
         };
-        if constexpr (updates_gate) into_map(gate_at, r.xg, r.zg, r.a);
-        if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, r.c);
+        if constexpr (updates_gate) into_map(gate_at, r.xg, r.zg, da);
+        if constexpr (Spec.up) into_map(up_at, r.xu, r.zu, dc);
         routing::template backward<T>(ctx, w.tensors(), g.tensors(), r.route, dgate, dx, dy);
     }
 
 private:
+    template <class T>
+    static kernel::panel_view<const T> front_map(param_ref<mixlora, const T> w) {
+        return w.template child<0>().template child<0>().template panels<0>();
+    }
+    template <class T>
+    static kernel::panel_view<const T> down_map(param_ref<mixlora, const T> w) {
+        return w.template child<1>().template child<0>().template panels<0>();
+    }
+
+    // y(token) += gate * bias for every slot.
+    template <class T>
+    static void add_bias(context<T>& ctx, const route::plan<T>& plan, const T* bias, matrix_view<T> y) {
+        kernel::for_each_owner(
+            ctx.exec, plan.groups(), plan.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
+            [&](index_t, index_t begin, index_t end, index_t c0, index_t c1) {
+                for (index_t s = begin; s < end; ++s) {
+                    T* to = y.row(plan.token[s]);
+                    for (index_t j = c0; j < c1; ++j) to[j] += plan.gate[s] * bias[j];
+                }
+            });
+    }
+
+    // Units [j, j + count) of a slot's row, times the magnitudes where there are.
+    template <bool Scales, class T>
+    static simd::batch<T> scaled(const typename ahead::template record<T>& scales, index_t expert,
+                                 matrix_view<T> rows, index_t slot, index_t j, index_t count) {
+        const auto v = simd::load_upto<T, simd::default_arch>(rows.row(slot) + j, count);
+        if constexpr (Scales)
+            return v * simd::load_upto<T, simd::default_arch>(scales.factors(expert) + j, count);
+        return v;
+    }
+
     using into = detail::slot_update<D, H, Spec.adapter>;
     using back = detail::slot_update<H, D, Spec.adapter>;
 
@@ -330,7 +451,7 @@ private:
                               std::type_identity_t<matrix_view<const T>> rows, matrix_view<T> to,
                               index_t first) {
         kernel::for_each_owner(
-            ctx.exec, plan.groups(), plan.token, to.rows, H,
+            ctx.exec, plan.groups(), plan.token, to.rows, rows.cols,
             [&](index_t t0, index_t t1, index_t c0, index_t c1) {
                 for (index_t t = t0; t < t1; ++t)
                     std::fill(to.row(t) + first + c0, to.row(t) + first + c1, T(0));
@@ -344,14 +465,16 @@ private:
             });
     }
 
-    // body(row, first unit, units of one register)
-    template <class T, class Body>
-    static void for_each_unit(context<T>& ctx, index_t rows, Body&& body) {
-        parallel_ranges(ctx.exec, rows, 32, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) {
-                for (index_t j = 0; j < H; j += simd::lanes<T>) body(t, j, std::min(simd::lanes<T>, H - j));
-            }
-        });
+    // body(expert, slot, first unit, units of one register)
+    template <index_t Width = H, class T, class Body>
+    static void for_each_unit(context<T>& ctx, kernel::group_view groups, Body&& body) {
+        kernel::for_each_unit(ctx.exec, groups, 1,
+                              [&](index_t e, index_t begin, index_t end, index_t, index_t) {
+                                  for (index_t s = begin; s < end; ++s) {
+                                      for (index_t j = 0; j < Width; j += simd::lanes<T>)
+                                          body(e, s, j, std::min(simd::lanes<T>, Width - j));
+                                  }
+                              });
     }
 };
 

@@ -82,8 +82,11 @@ struct moe {
     static constexpr index_t outputs = routing::outputs;
     static constexpr index_t slots = routing::slots;
     static constexpr double mean_experts = routing::mean_experts;
-    static constexpr bool draws = requires { body::draws; }
-    || routing::draws;
+    static constexpr index_t draw_numbers = [] {
+        index_t n = routing::draws ? 1 : 0;
+        if constexpr (requires { body::draws; }) n += body::draws ? 1 : 0;
+        return n;
+    }();
     using reads = typename routing::reads;
     using teaches = reads;
     using publishes = typename routing::publishes;

@@ -15,6 +15,7 @@ template <index_t E>
 struct routing {
     static constexpr index_t width = 2 * E + 1;
     static constexpr const char* name = "routing";
+    static constexpr bool needs_reader = true;
 };
 
 }  // namespace signal
@@ -23,7 +24,7 @@ namespace balance {
 
 /// What routers with this policy leave for a mox::pooled_load behind them: one balance loss over the tokens
 /// of all layers together, as MixLoRA (arXiv 2404.15159) and DynMoLE (arXiv 2504.00661) compute it, where
-/// balance::load is a loss per layer. Without a mox::pooled_load it does nothing.
+/// balance::load is a loss per layer. A network without a mox::pooled_load behind them does not compile.
 struct pooled {
     using policy = route::pool_policy;
     static constexpr std::string_view name = "pooled";

@@ -12,9 +12,12 @@
 //   scales_by_alpha              whether the update is scaled by alpha instead of alpha / rank
 //   reads_activations            whether the choice depends on z
 //   teaches_activations          whether backward adds to dz
+//   draws                        true: forward takes one number of context::next_draw (leave out otherwise)
+//   constant_weights             true: no gradient comes back through the weights (leave out otherwise)
 //   forward(ctx, w, x, z, chosen, g) -> state    chosen, g: tokens x slots; z is empty unless it is read
 //   backward(ctx, w, grads, x, z, state, chosen, g, dg, dz, dx)   adds to dz, and to dx unless it is empty
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
@@ -24,6 +27,7 @@
 #include <mox/core/coefficient.hpp>
 #include <mox/core/error.hpp>
 #include <mox/core/parameter.hpp>
+#include <mox/core/random.hpp>
 #include <mox/kernel/activation.hpp>
 #include <mox/kernel/dense.hpp>
 #include <mox/kernel/topk.hpp>
@@ -78,11 +82,17 @@ enum class score_form {
 /// Each rank is an expert (SMoRA, arXiv 2501.15103): v = sigmoid(x R) + bias, the K largest, g = v / sum v of
 /// the chosen. `Share` neighbouring ranks have one score. The bias is no parameter: it moves by `Rate` after
 /// each step against the ranks that were chosen too often (mox::update_selection_bias). It is part of the
-/// weight, not only of the choice. `Form` softmax_on_selected is the earlier form of the authors' code.
+/// weight, not only of the choice. `Form` softmax_on_selected is the earlier form of the authors' code, which
+/// also explores: with probability `Explore` (theirs: 0.1) all tokens of a training forward draw K ranks
+/// each, any with the same probability and with replacement. A rank drawn twice counts once, so such a token
+/// has fewer than K ranks; their weights are computed as always and sum to one.
 template <index_t K, index_t Share = 1, coefficient Rate = coefficient{1e-5},
-          score_form Form = score_form::sigmoid_sum>
+          score_form Form = score_form::sigmoid_sum, coefficient Explore = coefficient{0.0}>
 struct sigmoid_top_k {
     static_assert(K > 0 && Share > 0, "mox::rank_gate::sigmoid_top_k: k and the share must be positive");
+    static_assert(Explore.value >= 0 && Explore.value <= 1,
+                  "mox::rank_gate::sigmoid_top_k: the probability of exploring must lie in [0, 1]");
+    static constexpr bool draws = Explore.value > 0;
     static constexpr bool sigmoid = Form == score_form::sigmoid_sum;
     using policy = route::rank_gate_policy;
     static constexpr std::string_view name = "smora";
@@ -138,16 +148,25 @@ struct sigmoid_top_k {
                 for (index_t j = 0; j < Ranks; ++j) v(t, j) = s[j / Share] + w[1][j];
             }
         });
-        kernel::top_k_rows<T>(ctx.exec, v, K, chosen);
+        if (!explores<Ranks>(ctx, x.rows, chosen)) kernel::top_k_rows<T>(ctx.exec, v, K, chosen);
         parallel_ranges(ctx.exec, x.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 const row_t* pick = chosen + t * K;
                 T* weight = g + t * K;
-                // The first choice has the largest v.
-                for (index_t j = 0; j < K; ++j)
-                    weight[j] = sigmoid ? v(t, pick[j]) : std::exp(v(t, pick[j]) - v(t, pick[0]));
+                // The first choice has the largest v, unless it was drawn.
+                T largest = v(t, pick[0]);
+                for (index_t j = 1; draws && j < K; ++j) {
+                    if (pick[j] >= 0) largest = std::max(largest, v(t, pick[j]));
+                }
                 T sum = 0;
-                for (index_t j = 0; j < K; ++j) sum += weight[j];
+                for (index_t j = 0; j < K; ++j) {
+                    if (draws && pick[j] < 0) {
+                        weight[j] = 0;
+                        continue;
+                    }
+                    weight[j] = sigmoid ? v(t, pick[j]) : std::exp(v(t, pick[j]) - largest);
+                    sum += weight[j];
+                }
                 if (sum <= T(0)) positive = false;
                 for (index_t j = 0; j < K; ++j) weight[j] /= sum;
             }
@@ -170,10 +189,12 @@ struct sigmoid_top_k {
                 const row_t* pick = chosen + t * K;
                 T mean = 0, sum = 0;
                 for (index_t j = 0; j < K; ++j) {
+                    if (draws && pick[j] < 0) continue;
                     mean += g[t * K + j] * dg[t * K + j];
                     sum += score(t, pick[j] / Share) + w[1][pick[j]];
                 }
                 for (index_t j = 0; j < K; ++j) {
+                    if (draws && pick[j] < 0) continue;
                     const T s = score(t, pick[j] / Share);
                     dl(t, pick[j] / Share) +=
                         (dg[t * K + j] - mean) * (sigmoid ? s * (T(1) - s) / sum : g[t * K + j]);
@@ -189,6 +210,30 @@ struct sigmoid_top_k {
     }
 
 private:
+    // Whether this forward draws its ranks, and if so which; -1 in the place of one that the token has.
+    template <index_t Ranks, class Context>
+    static bool explores(Context& ctx, index_t tokens, row_t* chosen) {
+        if constexpr (draws) {
+            // Takes its number in evaluation too, so that the layers behind draw the same.
+            const random_stream numbers(ctx.seed,
+                                        ctx.step << 20 | static_cast<std::uint64_t>(ctx.next_draw++));
+            if (!ctx.training() || !(numbers.uniform(0) < Explore.value)) return false;
+            parallel_ranges(ctx.exec, tokens, 64, [&](index_t begin, index_t end) {
+                for (index_t t = begin; t < end; ++t) {
+                    row_t* pick = chosen + t * K;
+                    for (index_t j = 0; j < K; ++j) {
+                        // The first block of four numbers has decided.
+                        const std::uint64_t bits = numbers.bits(static_cast<std::uint64_t>(4 + t * K + j));
+                        const auto rank = static_cast<row_t>(bits * static_cast<std::uint64_t>(Ranks) >> 32);
+                        pick[j] = std::find(pick, pick + j, rank) == pick + j ? rank : -1;
+                    }
+                }
+            });
+            return true;
+        }
+        return false;
+    }
+
     template <index_t Ranks, class T>
     static kernel::panel_view<T> panels(T* p, index_t in) {
         return {p, in, kernel::panel_layout<std::remove_const_t<T>>::padded(Ranks / Share)};
@@ -214,6 +259,7 @@ struct strongest {
     static constexpr bool scales_by_alpha = false;
     static constexpr bool reads_activations = true;
     static constexpr bool teaches_activations = false;
+    static constexpr bool constant_weights = true;
     /// Values per row of A that are not zero: as many as K of the ranks stand for.
     static constexpr index_t row_values(index_t in, index_t ranks) {
         const index_t values = Density.value > 0
@@ -353,6 +399,58 @@ private:
         T sum = 0;
         for (index_t j = 0; j < z.cols; ++j) sum += z(t, j) * z(t, j);
         return std::sqrt(sum);
+    }
+};
+
+/// A gate and a loss that asks for even use of the ranks: A R sum_i P_i^2, where P_i is the mean weight of
+/// rank i over the tokens. It is at least A where weights sum to one, and a collapse on one rank costs A R.
+/// The gradient goes through the weights. MoRAM's code has it, not used (around self_activated).
+template <class Gate, coefficient A = coefficient{0.01}>
+struct balanced : Gate {
+    static_assert(
+        Gate::routed && !requires { Gate::constant_weights; },
+        "mox::rank_gate::balanced: the gate must have weights that a loss can teach, such as "
+        "mox::rank_gate::self_activated<8> or mox::rank_gate::sigmoid_top_k<8>");
+
+    template <index_t Ranks, class T, class Context>
+    static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T> x,
+                                  matrix_view<const T> z, row_t* chosen, T* g) {
+        const matrix_view<T> state = Gate::template forward<Ranks, T>(ctx, w, x, z, chosen, g);
+        if (!ctx.training() || x.rows == 0) return state;
+        const arena_scope scope(*ctx.scratch);
+        const T* p = means<Ranks>(ctx, x.rows, chosen, g);
+        T sum = 0;
+        for (index_t i = 0; i < Ranks; ++i) sum += p[i] * p[i];
+        ctx.aux_loss += ctx.aux_scale * static_cast<T>(A.value * static_cast<double>(Ranks)) * sum;
+        return state;
+    }
+
+    template <index_t Ranks, class T, class Context>
+    static void backward(Context& ctx, tensor_list<const T> w, tensor_list<T> grads, matrix_view<const T> x,
+                         matrix_view<const T> z, matrix_view<const T> state, const row_t* chosen, const T* g,
+                         const T* dg, matrix_view<T> dz, matrix_view<T> dx) {
+        constexpr index_t k = Gate::template slots<Ranks>;
+        const arena_scope scope(*ctx.scratch);
+        const T* p = means<Ranks>(ctx, x.rows, chosen, g);
+        T* sum = ctx.scratch->template take<T>(x.rows * k);
+        const T slope = ctx.aux_scale * static_cast<T>(2 * A.value * static_cast<double>(Ranks)) /
+                        static_cast<T>(std::max<index_t>(x.rows, 1));
+        for (index_t i = 0; i < x.rows * k; ++i)
+            sum[i] = dg[i] + (chosen[i] < 0 ? T(0) : slope * p[chosen[i]]);
+        Gate::template backward<Ranks, T>(ctx, w, grads, x, z, state, chosen, g, sum, dz, dx);
+    }
+
+private:
+    // P, tokens in their order.
+    template <index_t Ranks, class T, class Context>
+    static const T* means(Context& ctx, index_t tokens, const row_t* chosen, const T* g) {
+        T* p = ctx.scratch->template take<T>(Ranks);
+        std::fill_n(p, Ranks, T(0));
+        for (index_t i = 0; i < tokens * Gate::template slots<Ranks>; ++i) {
+            if (chosen[i] >= 0) p[chosen[i]] += g[i];
+        }
+        for (index_t i = 0; i < Ranks; ++i) p[i] /= static_cast<T>(std::max<index_t>(tokens, 1));
+        return p;
     }
 };
 

@@ -1,7 +1,8 @@
 #pragma once
 
 // Which blocks a step trains, drawn anew every few steps: LISA (arXiv 2403.17919) and OwLore (arXiv
-// 2405.18380). OwLore projects the gradients of the blocks it draws to a low rank: train/galore.hpp.
+// 2405.18380). OwLore projects the gradients of the blocks it draws to a low rank:
+// train/projected_adamw.hpp.
 
 #include <algorithm>
 #include <cmath>
@@ -111,7 +112,7 @@ inline block_schedule lisa(index_t blocks, const block_options& options = {}, st
 }
 
 /// OwLore, Outlier-weighed Layerwise Sampled Low-Rank Projection (arXiv 2405.18380): blocks with more
-/// outliers are trained more often, each of their matrices with galore_adamw. Throws mox::error when there is
+/// outliers are trained more often, their matrices by mox::projected_adamw. Throws mox::error when there is
 /// not one probability for each block; train/owlore.hpp computes them.
 inline block_schedule owlore(index_t blocks, std::span<const double> probabilities,
                              const block_options& options = {.active = 5, .interval = 50},

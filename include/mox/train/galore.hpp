@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <mox/kernel/row_major.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/leading_directions.hpp>
 
@@ -45,50 +46,73 @@ public:
     index_t low_cols() const noexcept { return left_ ? cols_ : rank(); }
     index_t low_size() const noexcept { return low_rows() * low_cols(); }
 
+    /// Whether the next step looks for new directions.
+    bool looks() const noexcept { return step_ % options_.interval == 0; }
+
+    /// Looks for new directions when it is time for it; `project` does so unless this came before. Throws
+    /// mox::error when the gradient is then not finite; P is unchanged. The search allocates.
+    void look(std::span<const T> gradient) {
+        check::size("mox::galore::look", "gradient", "elements", rows_ * cols_, ssize_of(gradient));
+        if (!looks()) return;
+        refresh(gradient);
+        fresh_ = true;
+    }
+
     /// One step: looks for new directions when it is time, then low = the projection of `gradient`. Throws
     /// mox::error when the gradient of a refresh is not finite; P is then unchanged.
-    void project(std::span<const T> gradient, std::span<T> low) {
+    void project(std::span<const T> gradient, std::span<T> low, executor_ref exec = {}) {
         check::size("mox::galore::project", "gradient", "elements", rows_ * cols_, ssize_of(gradient));
         check::size("mox::galore::project", "low", "elements", low_size(), ssize_of(low));
-        if (step_ % options_.interval == 0) refresh(gradient);
+        if (looks() && !fresh_) refresh(gradient);
+        fresh_ = false;
         ++step_;
-        std::fill(low.begin(), low.end(), T(0));
-        for (index_t i = 0; i < rows_; ++i) {
-            const T* g = gradient.data() + i * cols_;
-            for (index_t r = 0; r < rank(); ++r) {
-                const T* p = direction(r);
-                if (left_) {
-                    T* to = low.data() + r * cols_;
-                    for (index_t j = 0; j < cols_; ++j) to[j] += p[i] * g[j];
-                } else {
-                    T sum = 0;
-                    for (index_t j = 0; j < cols_; ++j) sum += g[j] * p[j];
-                    low[static_cast<std::size_t>(i * rank() + r)] = sum;
-                }
-            }
+        const matrix_view<const T> g(gradient.data(), rows_, cols_);
+        if (left_) {
+            product(exec, basis(), g, low, T(1));
+        } else {
+            product(exec, g, turned(), low, T(1));
         }
     }
 
     /// update = scale times `low` in the full space; zeros before the first project.
-    void expand(std::span<const T> low, std::span<T> update) const {
+    void expand(std::span<const T> low, std::span<T> update, executor_ref exec = {}) const {
         check::size("mox::galore::expand", "low", "elements", low_size(), ssize_of(low));
         check::size("mox::galore::expand", "update", "elements", rows_ * cols_, ssize_of(update));
+        if (basis_.empty()) {
+            std::fill(update.begin(), update.end(), T(0));
+            return;
+        }
+        const matrix_view<const T> l(low.data(), low_rows(), low_cols());
         const T s = static_cast<T>(options_.scale);
-        std::fill(update.begin(), update.end(), T(0));
-        if (basis_.empty()) return;
-        for (index_t i = 0; i < rows_; ++i) {
-            T* to = update.data() + i * cols_;
-            for (index_t r = 0; r < rank(); ++r) {
-                const T factor =
-                    s * (left_ ? direction(r)[i] : low[static_cast<std::size_t>(i * rank() + r)]);
-                const T* from = left_ ? low.data() + r * cols_ : direction(r);
-                for (index_t j = 0; j < cols_; ++j) to[j] += factor * from[j];
-            }
+        if (left_) {
+            product(exec, turned(), l, update, s);
+        } else {
+            product(exec, l, basis(), update, s);
         }
     }
 
+    /// Bytes of P, which is kept in both orders.
+    std::size_t bytes() const noexcept {
+        return 2 * static_cast<std::size_t>(rank() * std::min(rows_, cols_)) * sizeof(T);
+    }
+
 private:
-    const T* direction(index_t r) const { return basis_.data() + r * (left_ ? rows_ : cols_); }
+    // P' as rank x shorter side, and P.
+    matrix_view<const T> basis() const { return {basis_.data(), rank(), std::min(rows_, cols_)}; }
+    matrix_view<const T> turned() const { return {turned_.data(), std::min(rows_, cols_), rank()}; }
+
+    // to = factor x w, all dense and row-major.
+    static void product(executor_ref exec, matrix_view<const T> x, matrix_view<const T> w, std::span<T> to,
+                        T factor) {
+        const matrix_view<T> out(to.data(), x.rows, w.cols);
+        // Rows are split over threads: eight tiles read the same rows of w.
+        parallel_ranges(exec, x.rows, 8 * kernel::product_rows, [&](index_t begin, index_t end) {
+            kernel::product_row_major<T>(kernel::row_source<const T>(x), begin, end, w,
+                                         {kernel::row_source<T>(out), out.cols, nullptr, false});
+            if (factor == T(1)) return;
+            for (index_t i = begin * out.cols; i < end * out.cols; ++i) out.data[i] *= factor;
+        });
+    }
 
     void refresh(std::span<const T> gradient) {
         // Double, as small singular values of float gradients are noise otherwise.
@@ -105,64 +129,99 @@ private:
                     "argument 'gradient' must hold finite numbers where new directions are looked for");
         const auto p = leading_directions(wide, left_ ? rows_ : cols_, left_ ? cols_ : rows_, rank());
         basis_.assign(p.size(), T(0));
-        for (std::size_t i = 0; i < p.size(); ++i) basis_[i] = static_cast<T>(p[i]);
+        turned_.assign(p.size(), T(0));
+        const auto side = static_cast<std::size_t>(std::min(rows_, cols_)),
+                   ranks = static_cast<std::size_t>(rank());
+        for (std::size_t i = 0; i < p.size(); ++i) {
+            basis_[i] = static_cast<T>(p[i]);
+            turned_[i % side * ranks + i / side] = basis_[i];
+        }
     }
 
     index_t rows_, cols_;
     bool left_;
     galore_options options_;
-    std::vector<T> basis_;  // rank x shorter side
+    std::vector<T> basis_, turned_;  // rank x shorter side, and the other way round
     index_t step_ = 0;
+    bool fresh_ = false;  // the directions of this step are there
 };
 
+namespace detail {
+
+/// What AdamW keeps of one matrix in the low space. Their memory is rank / min(rows, cols) of AdamW's.
+template <class T>
+class low_moments {
+public:
+    low_moments(index_t rows, index_t cols, const galore_options& options)
+        : projection_(rows, cols, options), m_(size(), T(0)), v_(size(), T(0)) {}
+
+    galore<T>& projection() noexcept { return projection_; }
+    const galore<T>& projection() const noexcept { return projection_; }
+    index_t steps() const noexcept { return steps_; }
+    std::size_t bytes() const noexcept { return (m_.size() + v_.size()) * sizeof(T); }
+
+    /// update = scale P (m / (sqrt(v) + epsilon)) after the moments have seen `gradient`; `low` is scratch of
+    /// projection().low_size() values.
+    void step(std::span<const T> gradient, const adamw_options& options, std::span<T> low,
+              std::span<T> update, executor_ref exec) {
+        projection_.project(gradient, low, exec);
+        ++steps_;
+        const T b1 = static_cast<T>(options.beta1), b2 = static_cast<T>(options.beta2);
+        const T c1 = static_cast<T>(1.0 - std::pow(options.beta1, static_cast<double>(steps_)));
+        const T c2 = static_cast<T>(1.0 - std::pow(options.beta2, static_cast<double>(steps_)));
+        const T epsilon = static_cast<T>(options.epsilon);
+        parallel_ranges(exec, ssize_of(low), flat_block, [&](index_t begin, index_t end) {
+            for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+                const T g = low[i];
+                m_[i] = b1 * m_[i] + (T(1) - b1) * g;
+                v_[i] = b2 * v_[i] + (T(1) - b2) * g * g;
+                low[i] = (m_[i] / c1) / (std::sqrt(v_[i] / c2) + epsilon);
+            }
+        });
+        projection_.expand(low, update, exec);
+    }
+
+private:
+    std::size_t size() const { return static_cast<std::size_t>(projection_.low_size()); }
+
+    galore<T> projection_;
+    std::vector<T> m_, v_;
+    index_t steps_ = 0;
+};
+
+}  // namespace detail
+
 /// AdamW of one matrix with its moments in the low space: w -= rate * (scale P (m / (sqrt(v) + epsilon)) +
-/// decay w). Their memory is rank / min(rows, cols) of AdamW's.
+/// decay w). A whole network: mox::projected_adamw.
 template <class T>
 class galore_adamw {
 public:
     galore_adamw(index_t rows, index_t cols, const galore_options& projection = {},
                  const adamw_options& options = {})
-        : projection_(rows, cols, projection), options_(options), m_(low_size(), T(0)), v_(low_size(), T(0)),
-          low_(low_size()), update_(static_cast<std::size_t>(rows * cols)) {
-        check::that(options.rate >= 0 && options.epsilon > 0, "mox::galore_adamw",
-                    "option 'rate' must not be negative and 'epsilon' must be positive");
-        check::that(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1,
-                    "mox::galore_adamw", "options 'beta1' and 'beta2' must lie in [0, 1)");
+        : moments_(rows, cols, projection), options_(options),
+          low_(static_cast<std::size_t>(moments_.projection().low_size())),
+          update_(static_cast<std::size_t>(rows * cols)) {
+        detail::check_adamw("mox::galore_adamw", options);
     }
 
     /// `factor` scales the rate of this step (a schedule's value). Blocks that are not drawn are not called.
     void step(std::span<T> weights, std::span<const T> gradient, double factor = 1.0) {
         check::size("mox::galore_adamw::step", "weights", "elements", static_cast<index_t>(update_.size()),
                     ssize_of(weights));
-        projection_.project(gradient, low_);
-        ++steps_;
-        const T b1 = static_cast<T>(options_.beta1), b2 = static_cast<T>(options_.beta2);
-        const T c1 = static_cast<T>(1.0 - std::pow(options_.beta1, static_cast<double>(steps_)));
-        const T c2 = static_cast<T>(1.0 - std::pow(options_.beta2, static_cast<double>(steps_)));
-        const T epsilon = static_cast<T>(options_.epsilon);
-        for (std::size_t i = 0; i < low_.size(); ++i) {
-            const T g = low_[i];
-            m_[i] = b1 * m_[i] + (T(1) - b1) * g;
-            v_[i] = b2 * v_[i] + (T(1) - b2) * g * g;
-            low_[i] = (m_[i] / c1) / (std::sqrt(v_[i] / c2) + epsilon);
-        }
-        projection_.expand(low_, update_);
+        moments_.step(gradient, options_, low_, update_, {});
         const T rate = static_cast<T>(options_.rate * factor), decay = static_cast<T>(options_.decay);
         for (std::size_t i = 0; i < weights.size(); ++i)
             weights[i] -= rate * (update_[i] + decay * weights[i]);
     }
 
-    index_t steps() const noexcept { return steps_; }
+    index_t steps() const noexcept { return moments_.steps(); }
     /// Bytes of the moments.
-    std::size_t bytes() const noexcept { return (m_.size() + v_.size()) * sizeof(T); }
+    std::size_t bytes() const noexcept { return moments_.bytes(); }
 
 private:
-    std::size_t low_size() const { return static_cast<std::size_t>(projection_.low_size()); }
-
-    galore<T> projection_;
+    detail::low_moments<T> moments_;
     adamw_options options_;
-    std::vector<T> m_, v_, low_, update_;
-    index_t steps_ = 0;
+    std::vector<T> low_, update_;
 };
 
 }  // namespace mox::inline MOX_ABI

@@ -1,6 +1,7 @@
 #pragma once
 
-// The plain twins of softmax.hpp, norm.hpp, norm_backward.hpp and topk.hpp: one row in loops.
+// The plain twins of softmax.hpp, norm.hpp, norm_backward.hpp, topk.hpp and column_norms.hpp: one row, or
+// column, in loops.
 
 #include <algorithm>
 #include <cmath>
@@ -103,6 +104,18 @@ void softmax_backward_row(const T* p, const T* dp, index_t size, T* dx) {
     T mean = 0;
     for (index_t i = 0; i < size; ++i) mean += p[i] * dp[i];
     for (index_t i = 0; i < size; ++i) dx[i] = p[i] * (dp[i] - mean);
+}
+
+/// |w + a b|, a column of inputs w and its update: a is inputs x ranks, b has one value per rank.
+template <class T>
+T column_norm(const T* w, matrix_view<const T> a, const T* b) {
+    T sum = 0;
+    for (index_t i = 0; i < a.rows; ++i) {
+        T v = w[i];
+        for (index_t r = 0; r < a.cols; ++r) v += a(i, r) * b[r];
+        sum += v * v;
+    }
+    return std::sqrt(sum);
 }
 
 }  // namespace mox::inline MOX_ABI::kernel::reference
