@@ -62,14 +62,17 @@ struct measurement {
 class measured_group {
 public:
     /// cores: what the process may use. Competitors that need more are left out.
-    measured_group(const group& g, int rounds, const allowed_cores& cores) : kind(describe(g.kind)) {
+    measured_group(const group& g, int rounds, const allowed_cores& cores_)
+        : kind(describe(g.kind)), cores(cores_) {
         for (const competitor& c : g.competitors) {
             if (c.threads > cores.count()) {
                 left_out.push_back(&c);
                 continue;
             }
             results.push_back({&c, c.work > 0 ? c.work : g.work, {}, {}, {}, {}});
+            const auto others = threads_now();
             bodies.emplace_back(c.setup());
+            if (c.threads > 1) cores.spread(others);
             if (bodies.size() == 1) limit_batch = std::min(bodies[0].length(), longest_limit);
             // A peer that binds the main thread to a core would take the others from threads that start
             // later.
@@ -128,7 +131,11 @@ private:
 
     void add_limit(int threads) {
         if (!kind.burst || limits.contains(threads)) return;
-        if (threads > 1) pools[threads].emplace(threads);
+        if (threads > 1) {
+            const auto others = threads_now();
+            pools[threads].emplace(threads);
+            cores.spread(others);
+        }
         const double work = burst(threads);
         if (work > 0)
             limits.emplace(threads, limit_of{work, {[=, this] { burst(threads); }, limit_batch}, {}, {}});
@@ -144,11 +151,19 @@ private:
         return std::accumulate(work.begin(), work.end(), 0.0);
     }
 
+    // Beside workers that have a core each, the calling thread keeps to its own.
+    slice turn(const timed& body, int threads, double seconds) const {
+        if (threads > 1) cores.bind(0, 0);
+        const slice s = body.run(seconds);
+        cores.restore();
+        return s;
+    }
+
     // Seconds of the limit of so many cores at this moment; 0: there is none.
     double limit_now(int threads) {
         const auto found = limits.find(threads);
         if (found == limits.end()) return 0;
-        const slice s = found->second.body.run(limit_slice);
+        const slice s = turn(found->second.body, threads, limit_slice);
         found->second.seconds.push_back(s.seconds);
         found->second.cores.push_back(s.cores);
         return s.seconds;
@@ -174,7 +189,7 @@ private:
             measurement& m = results[i];
             if (m.who->threads != threads) before = limit_now(m.who->threads);
             threads = m.who->threads;
-            const slice s = bodies[i].run(competitor_slice);
+            const slice s = turn(bodies[i], threads, competitor_slice);
             const double after = limit_now(threads);
             times.push_back(s.seconds);
             m.seconds.push_back(s.seconds);
@@ -188,6 +203,7 @@ private:
             results[order[k]].to_mox.push_back(times[k] / ((times[k - 1] + times[k + 1]) / 2));
     }
 
+    const allowed_cores& cores;
     std::vector<timed> bodies;
     double limit_batch = 0;
     std::map<int, limit_of> limits;
