@@ -79,11 +79,9 @@ public:
     }
 
 private:
-    // About 0.3 ms: longer than what runs on one thread between two kernels of a layer and than a neighbour's
-    // last task, shorter than anybody would notice as wasted processor time. Waking a thread costs more: with
-    // 2000 two threads ran a layer of 64 tokens 1.77 times as fast as one, with 6000 1.83, with 12000 1.85,
-    // with 60000 1.85 (forward and backward 1.64, 1.64, 1.73, 1.71).
-    static constexpr int spins = 12000;
+    // About 20 microseconds: longer than the gap between two kernels of one layer, shorter than anybody
+    // would notice as wasted processor time.
+    static constexpr int spins = 2000;
 
     static void pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
