@@ -1,7 +1,9 @@
 # Reads what mox_bench --json wrote, files named base.N.json and head.N.json (one benchmark a line), and prints a
-# table: the time of head in units of base's, from the medians of the rounds. A round's time is its fastest
-# repetition. The noise is measured: the larger of the two spreads between rounds of one commit (from the fastest to
-# the median), at least 2 %. Slower by more than twice the noise, and in the fastest rounds too, fails.
+# table: the time of head in units of base's, from the medians of the rounds. Where a benchmark has a limit, its time
+# is counted in units of the limit's beside it in the same run, so that the machine's own speed cancels; else in
+# seconds, a round's fastest repetition. The noise is measured: the larger of the two spreads between rounds of one
+# commit (from the fastest to the median), at least 2 %. Slower by more than twice the noise, and in the fastest
+# rounds too, fails.
 
 function sorted(values, n,   i, j, t) {
     for (i = 2; i <= n; ++i) {
@@ -16,6 +18,7 @@ FNR == 1 { side = FILENAME ~ /base\.[0-9]+\.json$/ ? "base" : "head" }
 /"name":/ {
     match($0, /"name": "[^"]*"/)
     name = substr($0, RSTART + 9, RLENGTH - 10)
+    share = match($0, /"of_limit": [0-9.e+-]+/) ? substr($0, RSTART + 12, RLENGTH - 12) + 0 : 0
     match($0, /\[[^]]*\]/)
     split(substr($0, RSTART + 1, RLENGTH - 2), all, ", ")
     best = all[1] + 0
@@ -25,11 +28,13 @@ FNR == 1 { side = FILENAME ~ /base\.[0-9]+\.json$/ ? "base" : "head" }
         order[++names] = name
     }
     time[name, side, ++rounds[name, side]] = best
+    if (share > 0) relative[name, side, rounds[name, side]] = 1 / share
+    else unlimited[name] = 1
 }
 
 function summary(name, side,   i, n, values) {
     n = rounds[name, side]
-    for (i = 1; i <= n; ++i) values[i] = time[name, side, i]
+    for (i = 1; i <= n; ++i) values[i] = name in unlimited ? time[name, side, i] : relative[name, side, i]
     sorted(values, n)
     fastest[side] = values[1]
     median[side] = values[int((n + 1) / 2)]
