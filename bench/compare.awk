@@ -1,9 +1,9 @@
 # Reads what mox_bench --json wrote, files named base.N.json and head.N.json (one benchmark a line), and prints a
-# table: the time of head in units of base's, from the medians of the rounds. Where a benchmark has a limit, its time
-# is counted in units of the limit's beside it in the same run, so that the machine's own speed cancels; else in
-# seconds, a round's fastest repetition. The noise is measured: the larger of the two spreads between rounds of one
-# commit (from the fastest to the median), at least 2 %. Slower by more than twice the noise, and in the fastest
-# rounds too, fails.
+# table: the time of head in units of base's. Round N of head is divided by round N of base, its neighbour in time;
+# the median of these ratios stands before their quartiles. Where a benchmark has a limit, its time is counted in
+# units of the limit's beside it in the same run, so that the machine's own speed cancels; else in seconds, a round's
+# fastest repetition. It fails when the median is above 1.04, head is slower in every round, and its fastest round is
+# more than 2 % slower than base's: by chance, noise does that once in 2^rounds.
 
 function sorted(values, n,   i, j, t) {
     for (i = 2; i <= n; ++i) {
@@ -32,30 +32,31 @@ FNR == 1 { side = FILENAME ~ /base\.[0-9]+\.json$/ ? "base" : "head" }
     else unlimited[name] = 1
 }
 
-function summary(name, side,   i, n, values) {
-    n = rounds[name, side]
-    for (i = 1; i <= n; ++i) values[i] = name in unlimited ? time[name, side, i] : relative[name, side, i]
-    sorted(values, n)
-    fastest[side] = values[1]
-    median[side] = values[int((n + 1) / 2)]
-    spread[side] = median[side] / fastest[side] - 1
+function cost(name, side, i) {
+    return name in unlimited ? time[name, side, i] : relative[name, side, i]
 }
 
 END {
-    printf "%-70s %10s %8s\n", "benchmark", "head/base", "noise"
+    printf "%-70s %10s\n", "benchmark", "head/base"
     for (k = 1; k <= names; ++k) {
         name = order[k]
-        if (!rounds[name, "base"] || !rounds[name, "head"]) {
-            printf "%-70s only in %s\n", name, rounds[name, "base"] ? "base" : "head"
+        n = rounds[name, "base"]
+        if (!n || n != rounds[name, "head"]) {
+            printf "%-70s not in %s\n", name, n ? "every round of head" : "base"
             continue
         }
-        summary(name, "base")
-        summary(name, "head")
-        noise = spread["base"] > spread["head"] ? spread["base"] : spread["head"]
-        if (noise < 0.02) noise = 0.02
-        ratio = median["head"] / median["base"]
-        slower = ratio > 1 + 2 * noise && fastest["head"] / fastest["base"] > 1 + noise
-        printf "%-70s %10.3f %7.1f%% %s\n", name, ratio, 100 * noise, slower ? "SLOWER" : ""
+        for (i = 1; i <= n; ++i) {
+            base = cost(name, "base", i)
+            head = cost(name, "head", i)
+            ratio[i] = head / base
+            if (i == 1 || base < best_base) best_base = base
+            if (i == 1 || head < best_head) best_head = head
+        }
+        sorted(ratio, n)
+        median = (ratio[int((n + 1) / 2)] + ratio[int((n + 2) / 2)]) / 2
+        slower = median > 1.04 && ratio[1] > 1 && best_head / best_base > 1.02
+        printf "%-70s %10.3f [%.3f %.3f] %s\n", name, median, ratio[int((n + 3) / 4)], ratio[n + 1 - int((n + 3) / 4)],
+            slower ? "SLOWER" : ""
         if (slower) ++bad
     }
     if (names == 0) {

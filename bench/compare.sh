@@ -2,8 +2,8 @@
 # Is the work in this commit slower than in that one?
 #   compare.sh BASE [HEAD] [FILTER] [--rounds N]
 # Builds the benchmarks of both commits (HEAD: the last one) in temporary work trees, runs those whose group
-# matches FILTER in alternation, N times each (5), and prints how long the second takes in units of the first.
-# Exits with 1 when a benchmark has become slower than the noise explains (the rule is in compare.awk).
+# matches FILTER in alternation, N times each (7), and prints how long the second takes in units of the first.
+# Exits with 1 when a benchmark has become slower in every round (the rule is in compare.awk).
 # Programs are kept in build/compare: a commit is built once.
 set -eu
 usage() {
@@ -11,7 +11,7 @@ usage() {
     exit 2
 }
 root=$(cd "$(dirname "$0")/.." && pwd)
-rounds=5 base="" head="" filter='.*'
+rounds=7 base="" head="" filter='.*'
 while [ $# -gt 0 ]; do
     case $1 in
         --rounds) [ $# -gt 1 ] || usage; rounds=$2; shift ;;
