@@ -3,7 +3,7 @@
 #   compare.sh BASE [HEAD] [FILTER] [--rounds N]
 # Builds the benchmarks of both commits (HEAD: the last one) in temporary work trees, runs those whose group
 # matches FILTER in alternation, N times each (7), and prints how long the second takes in units of the first.
-# Exits with 1 when a benchmark has become slower in every round (the rule is in compare.awk).
+# Exits with 1 when a benchmark has become slower in nearly every round (the rule is in compare.awk).
 # Programs are kept in build/compare: a commit is built once.
 set -eu
 usage() {
