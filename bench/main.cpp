@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
-#include <memory>
 #include <regex>
-
-#include <benchmark/benchmark.h>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "support/harness.hpp"
-#include "support/limits.hpp"
+#include "support/measured_group.hpp"
 
 namespace bench {
 
@@ -37,31 +36,6 @@ void add_competitor(const std::string& group_name, competitor c) {
 }  // namespace bench
 
 namespace {
-
-// Collects the seconds of every repetition by benchmark name.
-class collector : public benchmark::BenchmarkReporter {
-public:
-    bool ReportContext(const Context&) override { return true; }
-    void ReportRuns(const std::vector<Run>& runs) override {
-        for (const Run& r : runs) {
-            if (r.run_type != Run::RT_Iteration || r.iterations == 0) continue;
-            seconds[r.run_name.function_name].push_back(r.real_accumulated_time /
-                                                        static_cast<double>(r.iterations));
-        }
-        std::fprintf(stderr, ".");
-        std::fflush(stderr);
-    }
-
-    double median(const std::string& name) const {
-        const auto it = seconds.find(name);
-        if (it == seconds.end() || it->second.empty()) return 0;
-        std::vector<double> v = it->second;
-        std::sort(v.begin(), v.end());
-        return v[v.size() / 2];
-    }
-
-    std::map<std::string, std::vector<double>> seconds;
-};
 
 struct arguments {
     std::string filter = ".*";
@@ -100,132 +74,132 @@ arguments parse(int argc, char** argv) {
     return a;
 }
 
-// A limit as people read it: its unit, the digits before it, and the burst that measures it.
-struct limit_kind {
-    const char* name;
-    const char* unit;
-    double (*burst)();
-};
-
-limit_kind describe(bench::limit l) {
-    switch (l) {
-    case bench::limit::fma_f32:
-        return {"f32 FMA peak of one core", "GFLOP/s", &bench::fma_burst};
-    case bench::limit::dot_bf16:
-        return {"bf16 dot product peak of one core", "GFLOP/s", &bench::bf16_burst};
-    case bench::limit::dot_int8:
-        return {"int8 dot product peak of one core", "GOP/s", &bench::int8_burst};
-    case bench::limit::read_bandwidth:
-        return {"bandwidth of one core, reading", "GB/s", &bench::read_burst};
-    case bench::limit::copy_bandwidth:
-        return {"bandwidth of one core, copying", "GB/s", &bench::copy_burst};
-    case bench::limit::none:
-        break;
-    }
-    return {"", "G/s", nullptr};
-}
-
-void configure(benchmark::internal::Benchmark* b, int repetitions) {
-    b->Repetitions(repetitions)->MinTime(0.05)->UseRealTime()->Unit(benchmark::kMillisecond);
-}
-
 // One line of the results.
 struct row {
     std::string name;
     std::vector<double> seconds;
-    double rate = 0, of_limit = 0;
+    bench::estimate of_limit, to_mox;
 };
 
-// Measures one group, its limit between its competitors, and prints its lines.
-class measured_group {
-public:
-    measured_group(const bench::group& g, int repetitions) : group(g) {
-        benchmark::ClearRegisteredBenchmarks();
-        const limit_kind kind = describe(g.kind);
-        double work = 0;
-        if (kind.burst && (work = kind.burst()) > 0) {
-            configure(benchmark::RegisterBenchmark("limit",
-                                                   [kind](benchmark::State& state) {
-                                                       for (auto _ : state) kind.burst();
-                                                   }),
-                      repetitions);
-        }
-        for (const bench::competitor& c : g.competitors) {
-            // Set up at the first repetition and kept, so that all repetitions run on the same warm data.
-            auto body = std::make_shared<std::function<void()>>();
-            configure(benchmark::RegisterBenchmark(c.who.c_str(),
-                                                   [body, &c](benchmark::State& state) {
-                                                       if (!*body) {
-                                                           *body = c.setup();
-                                                           (*body)();
-                                                       }
-                                                       for (auto _ : state) (*body)();
-                                                   }),
-                      repetitions);
-        }
-        benchmark::RunSpecifiedBenchmarks(&results);
-        if (work > 0) limit = work / results.median("limit");
-    }
+// What is said after the tables.
+struct findings {
+    std::vector<row> rows;
+    std::vector<std::string> missed, not_judged;
+};
 
-    // Returns false when a goal is missed, with the reasons in `missed`.
-    void print(std::vector<std::string>& missed, std::vector<row>& rows) const {
-        const limit_kind kind = describe(group.kind);
-        std::printf("%s", group.name.c_str());
-        if (limit > 0) std::printf("   (%s: %.1f %s)", kind.name, limit * 1e-9, kind.unit);
-        if (kind.burst && limit == 0) std::printf("   (this instruction set has no such limit)");
-        std::printf("\n");
-        for (const bench::competitor& c : group.competitors) {
-            const double seconds = results.median(c.who);
-            if (seconds == 0) continue;
-            row r{group.name + "/" + c.who, results.seconds.at(c.who)};
-            r.rate = (c.work > 0 ? c.work : group.work) / seconds;
-            r.of_limit = limit > 0 ? r.rate / limit : 0;
-            char of_limit[16] = "", ratio[32] = "";
-            if (limit > 0) std::snprintf(of_limit, sizeof of_limit, "%.3f", r.of_limit);
-            if (c.who != "mox") std::snprintf(ratio, sizeof ratio, "%.2f x", seconds / results.median("mox"));
-            std::printf("  %-28s %10.4f ms %9.1f %-7s %8s %10s  %s\n", c.who.c_str(), seconds * 1e3,
-                        r.rate * 1e-9, kind.unit, of_limit, ratio, verdict(c, r, missed).c_str());
-            rows.push_back(std::move(r));
+// "0.912 [0.90 0.92]": the median, and between what the middle half of the rounds lies.
+std::string text_of(const bench::estimate& e, const char* format) {
+    char text[64];
+    std::snprintf(text, sizeof text, format, e.median, e.low, e.high);
+    return text;
+}
+
+// Holds one competitor against the goals of its group.
+class verdict {
+public:
+    verdict(const bench::group& g, const bench::measured_group& m) : group(g), measured(m) {}
+
+    std::string on(const bench::measurement& m, const row& r, findings& all) {
+        text.clear();
+        const auto is = [&](const std::string& who) { return m.who->who == who; };
+        const double peer = r.to_mox.median;
+        for (const bench::goal& want : group.goals) {
+            if (want.of_limit > 0 && is(want.peer.empty() ? "mox" : want.peer)) {
+                const double share = r.of_limit.median;
+                if (share > 0)
+                    judge(share >= want.of_limit, "%.3f of the limit >= %.2f", share, want.of_limit, 0, r,
+                          all);
+            } else if (is(want.peer) && peer > 0) {
+                const int more = measured.find("mox")->who->threads - m.who->threads;
+                if (want.against > 0)
+                    judge(peer >= want.against, "%.2f x >= %.2f x", peer, want.against, more, r, all);
+                if (want.at_most > 0)
+                    judge(1 / peer <= want.at_most, "mox takes %.3f of its time <= %.3f", 1 / peer,
+                          want.at_most, 0, r, all);
+                if (want.at_least > 0)
+                    judge(1 / peer >= want.at_least, "mox takes %.2f of its time >= %.2f", 1 / peer,
+                          want.at_least, -more, r, all);
+            }
         }
-        std::printf("\n");
-        std::fflush(stdout);
+        return text;
     }
 
 private:
-    std::string verdict(const bench::competitor& c, const row& r, std::vector<std::string>& missed) const {
-        std::string all;
-        const auto judge = [&](bool ok, const char* format, double found, double wanted) {
-            char text[96];
-            std::snprintf(text, sizeof text, format, found, wanted);
-            all += std::string(all.empty() ? "" : ", ") + (ok ? "ok " : "MISSED ") + text;
-            if (!ok) missed.push_back(r.name + ": " + text);
-        };
-        const double seconds = results.median(c.who), mox = results.median("mox");
-        for (const bench::goal& want : group.goals) {
-            if (want.of_limit > 0 && c.who == (want.peer.empty() ? "mox" : want.peer)) {
-                if (limit > 0)
-                    judge(r.of_limit >= want.of_limit, "%.3f of the limit >= %.2f", r.of_limit,
-                          want.of_limit);
-            } else if (c.who == want.peer) {
-                if (want.against > 0)
-                    judge(seconds / mox >= want.against, "%.2f x >= %.2f x", seconds / mox, want.against);
-                if (want.at_most > 0)
-                    judge(mox / seconds <= want.at_most, "mox takes %.3f of its time <= %.3f", mox / seconds,
-                          want.at_most);
-                if (want.at_least > 0)
-                    judge(mox / seconds >= want.at_least, "mox takes %.2f of its time >= %.2f", mox / seconds,
-                          want.at_least);
-            }
+    // more: how many threads more than the other the one has that is to be faster.
+    void judge(bool ok, const char* format, double found, double wanted, int more, const row& r,
+               findings& all) {
+        char words[96];
+        std::snprintf(words, sizeof words, format, found, wanted);
+        std::string result = ok ? "ok " : "MISSED ";
+        // What the limit itself does not gain from a core, no layer can.
+        const double possible =
+            more > 0 && measured.limit(1) > 0 ? measured.limit(1 + more) / measured.limit(1) : 0;
+        if (!ok && possible > 0 && possible < wanted) {
+            char why[96];
+            std::snprintf(why, sizeof why, "; the limit gained %.2f x, on %.1f cores", possible,
+                          measured.cores_of_limit(1 + more));
+            all.not_judged.push_back(r.name + ": " + words + why);
+            result = "NOT JUDGED ";
+        } else if (!ok) {
+            all.missed.push_back(r.name + ": " + words);
         }
-        return all;
+        text += (text.empty() ? "" : ", ") + result + words;
     }
 
     const bench::group& group;
-    collector results;
-    double limit = 0;
+    const bench::measured_group& measured;
+    std::string text;
 };
 
-// name, median and all repetitions in seconds, share of the limit (0: none): what bench/compare reads.
+void print_title(const bench::group& g, const bench::measured_group& m) {
+    std::printf("%s", g.name.c_str());
+    if (m.limit() > 0) std::printf("   (%s: %.1f %s", m.kind.name, m.limit() * 1e-9, m.kind.unit);
+    for (const bench::measurement& r : m.results) {
+        const int threads = r.who->threads;
+        if (threads == 1 || m.limit(threads) == 0) continue;
+        if (m.limit() > 0) {
+            std::printf("; of %d: %.2f times that", threads, m.limit(threads) / m.limit());
+        } else {
+            std::printf("   (%s, of %d: %.1f %s", m.kind.name, threads, m.limit(threads) * 1e-9, m.kind.unit);
+        }
+        break;
+    }
+    const bool any = !m.results.empty() && m.limit(m.results[0].who->threads) > 0;
+    if (any) std::printf(")");
+    if (m.kind.burst && !any) std::printf("   (this instruction set has no such limit)");
+    std::printf("\n");
+}
+
+// Measures one group and prints its lines.
+void run_group(const bench::group& g, int rounds, const bench::allowed_cores& cores, findings& all) {
+    const bench::measured_group measured(g, rounds, cores);
+    print_title(g, measured);
+    verdict judge(g, measured);
+    for (const bench::measurement& m : measured.results) {
+        row r{g.name + "/" + m.who->who, m.seconds, bench::estimate::of(m.of_limit),
+              bench::estimate::of(m.to_mox)};
+        const double seconds = bench::estimate::of(m.seconds).median;
+        std::printf("  %-18s %10.4f ms %9.1f %-7s  %-21s  %-21s  %s\n", m.who->who.c_str(), seconds * 1e3,
+                    m.work / seconds * 1e-9, measured.kind.unit,
+                    r.of_limit ? text_of(r.of_limit, "%.3f [%.3f %.3f]").c_str() : "",
+                    r.to_mox ? text_of(r.to_mox, "%.2f x [%.2f %.2f]").c_str() : "",
+                    judge.on(m, r, all).c_str());
+        const double busy = bench::estimate::of(m.cores).median;
+        if (busy > m.who->threads + 0.2)
+            std::printf("  %-18s %.1f cores were busy: a thread of another competitor does not sleep\n", "",
+                        busy);
+        all.rows.push_back(std::move(r));
+    }
+    for (const bench::competitor* c : measured.left_out) {
+        std::printf("  %-18s left out: needs %d cores, this process may use %d\n", c->who.c_str(), c->threads,
+                    cores.count());
+        all.not_judged.push_back(g.name + "/" + c->who + ": too few cores");
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+}
+
+// Name, seconds of all slices, the medians of the ratios (0: none): what compare.awk reads.
 void write_json(const std::string& path, const std::vector<row>& rows) {
     std::FILE* f = std::fopen(path.c_str(), "w");
     if (!f) {
@@ -234,8 +208,8 @@ void write_json(const std::string& path, const std::vector<row>& rows) {
     }
     std::fprintf(f, "[\n");
     for (std::size_t i = 0; i < rows.size(); ++i) {
-        std::fprintf(f, "  {\"name\": \"%s\", \"of_limit\": %.6g, \"seconds\": [", rows[i].name.c_str(),
-                     rows[i].of_limit);
+        std::fprintf(f, "  {\"name\": \"%s\", \"of_limit\": %.6g, \"to_mox\": %.6g, \"seconds\": [",
+                     rows[i].name.c_str(), rows[i].of_limit.median, rows[i].to_mox.median);
         for (std::size_t j = 0; j < rows[i].seconds.size(); ++j) {
             std::fprintf(f, "%s%.9g", j ? ", " : "", rows[i].seconds[j]);
         }
@@ -282,23 +256,22 @@ int main(int argc, char** argv) {
         return 2;
     }
 
-    std::string words[] = {"mox_bench", "--benchmark_enable_random_interleaving=true"};
-    char* pointers[] = {words[0].data(), words[1].data(), nullptr};
-    int count = 2;
-    benchmark::Initialize(&count, pointers);
-
-    std::printf("share of the limit, and how many times mox's time the others take; medians of %d\n\n",
-                args.repetitions);
-    std::vector<std::string> missed;
-    std::vector<row> rows;
-    for (const bench::group* g : chosen) measured_group(*g, args.repetitions).print(missed, rows);
+    std::printf(
+        "share of the limit, and how many times mox's time the others take: ratios of neighbours in time,\n"
+        "medians of %d rounds [and between what half of them lie]\n\n",
+        args.repetitions);
+    const bench::allowed_cores cores;
+    findings all;
+    for (const bench::group* g : chosen) run_group(*g, args.repetitions, cores, all);
     std::fprintf(stderr, "\n");
-    if (!args.json.empty()) write_json(args.json, rows);
+    if (!args.json.empty()) write_json(args.json, all.rows);
     for (const char* peer : absent_peers)
         std::printf("%s was not found when this program was configured and is left out.\n", peer);
-    if (!missed.empty()) {
-        std::printf("missed goals:\n");
-        for (const auto& m : missed) std::printf("  %s\n", m.c_str());
-    }
-    return args.check && !missed.empty() ? 1 : 0;
+    const auto list = [](const char* title, const std::vector<std::string>& lines) {
+        if (!lines.empty()) std::printf("%s:\n", title);
+        for (const std::string& line : lines) std::printf("  %s\n", line.c_str());
+    };
+    list("not judged, because this process did not have the cores", all.not_judged);
+    list("missed goals", all.missed);
+    return args.check && !all.missed.empty() ? 1 : 0;
 }

@@ -4,7 +4,7 @@
 #include <mox/mox.hpp>
 
 #include "support/depth_networks.hpp"
-#include "support/steps.hpp"
+#include "support/solved.hpp"
 
 namespace {
 
@@ -109,6 +109,10 @@ const bench::registration add([](std::vector<bench::group>& groups) {
     const auto network = [&]<class Net>(const std::string& name, std::type_identity<Net>) {
         using namespace bench::depth_networks;
         const double flops = sequences * length * Net::flops(length);
+        bench::solutions()[name] = [] {
+            steps<Net> mox(1, sequences, length);
+            return bench::solve<Net>(mox);
+        };
         groups.push_back({name + "/forward_backward/" + shape,
                           3 * flops,
                           bench::limit::fma_f32,

@@ -1,38 +1,54 @@
 // The vision transformers of depth.cpp in LibTorch, with its fused attention: dense, and mixture of depths
 // with topk, gather and scatter.
 
-#include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
-#include <torch/torch.h>
-
+#include "peers/torch.hpp"
 #include "support/depth_networks.hpp"
-#include "support/harness.hpp"
+#include "support/solved.hpp"
 
 namespace {
 
+using namespace bench;
 using namespace bench::depth_networks;
 
-struct torch_block {
-    torch::Tensor gain1, shift1, qkv, out, gain2, shift2, up, up_bias, down, down_bias, router;
+// A network's numbers in its order, each asked for by name.
+struct numbers {
+    const solved& p;
+    bool learns;
+    std::vector<torch::Tensor> taken{};
 
-    explicit torch_block(bool training) {
-        const auto make = [&](std::vector<int64_t> shape, double deviation) {
-            return (torch::randn(shape) * deviation).requires_grad_(training);
-        };
-        const double narrow = 1 / std::sqrt(static_cast<double>(width));
-        gain1 = torch::ones({width}).requires_grad_(training);
-        gain2 = torch::ones({width}).requires_grad_(training);
-        shift1 = torch::zeros({width}).requires_grad_(training);
-        shift2 = torch::zeros({width}).requires_grad_(training);
-        qkv = make({width, 3 * width}, narrow);
-        out = make({width, width}, narrow);
-        up = make({width, hidden}, narrow);
-        up_bias = torch::zeros({hidden}).requires_grad_(training);
-        down = make({hidden, width}, 1 / std::sqrt(static_cast<double>(hidden)));
-        down_bias = torch::zeros({width}).requires_grad_(training);
-        router = make({width, 1}, 0.02);
+    torch::Tensor next(const std::string& name, std::vector<int64_t> shape) {
+        const solved::tensor& t = p.tensors.at(taken.size());
+        if (!t.path.ends_with("." + name)) {
+            std::fprintf(stderr, "mox_bench: libtorch's network wants %s, mox's has %s\n", name.c_str(),
+                         t.path.c_str());
+            std::exit(3);
+        }
+        taken.push_back(torch_leaf(t.value, std::move(shape), learns));
+        return taken.back();
+    }
+};
+
+struct torch_block {
+    torch::Tensor router, gain1, shift1, qkv, out, gain2, shift2, up, down, up_bias, down_bias;
+
+    torch_block(numbers& from, bool routed) {
+        if (routed) router = from.next("router", {width, 1});
+        gain1 = from.next("gain", {width});
+        shift1 = from.next("shift", {width});
+        qkv = from.next("qkv", {width, 3 * width});
+        out = from.next("out", {width, width});
+        gain2 = from.next("gain", {width});
+        shift2 = from.next("shift", {width});
+        up = from.next("up", {width, hidden});
+        down = from.next("down", {hidden, width});
+        up_bias = from.next("up_bias", {hidden});
+        down_bias = from.next("down_bias", {width});
     }
 
     torch::Tensor forward(torch::Tensor x) const {
@@ -58,50 +74,53 @@ struct torch_block {
 };
 
 struct torch_network {
-    std::vector<torch_block> blocks;
-    torch::Tensor x, dy;
+    solved p;
     bool depths;
+    numbers weights;
+    std::vector<torch_block> blocks;
+    torch::Tensor x, dy, y;
 
-    torch_network(bool training, bool with_depths) : depths(with_depths) {
-        torch::set_num_threads(1);
-        torch::manual_seed(7);
-        for (int64_t i = 0; i < 2 * pairs; ++i) blocks.emplace_back(training);
-        x = torch::randn({sequences, length, width}).requires_grad_(training);
-        dy = torch::randn({sequences, length, width});
+    torch_network(bool learns, bool with_depths)
+        : p(solutions().at(with_depths ? "vit_mod" : "vit_dense")()),
+          depths(with_depths), weights{p, learns} {
+        for (int64_t i = 0; i < 2 * pairs; ++i) blocks.emplace_back(weights, depths && i % 2 == 1);
+        x = torch_leaf(p.x, {sequences, length, width}, learns);
+        dy = torch_leaf(p.dy, {sequences, length, width}, false);
     }
     torch::Tensor forward() const {
-        auto y = x;
+        auto rows = x;
         for (std::size_t i = 0; i < blocks.size(); ++i) {
-            y = depths && i % 2 == 1 ? blocks[i].sparse(y) : blocks[i].forward(y);
+            rows = depths && i % 2 == 1 ? blocks[i].sparse(rows) : blocks[i].forward(rows);
         }
-        return y;
+        return rows;
     }
     void infer() {
         const torch::NoGradGuard guard;
-        forward();
+        y = forward();
     }
     void train() {
-        for (auto& b : blocks) {
-            for (auto* t : {&b.gain1, &b.shift1, &b.qkv, &b.out, &b.gain2, &b.shift2, &b.up, &b.up_bias,
-                            &b.down, &b.down_bias, &b.router}) {
-                t->mutable_grad().reset();
-            }
-        }
+        for (auto& t : weights.taken) t.mutable_grad().reset();
         x.mutable_grad().reset();
-        forward().backward(dy);
+        y = forward();
+        y.backward(dy);
+    }
+    void check(bool learned) const {
+        torch_must_agree("a network's output", y, p.y);
+        if (!learned) return;
+        torch_must_agree("the gradient of a network's input", x.grad(), p.dx);
+        for (std::size_t i = 0; i < p.tensors.size(); ++i)
+            torch_must_agree(("the gradient of " + p.tensors[i].path).c_str(), weights.taken[i].grad(),
+                             p.tensors[i].grad);
     }
 };
 
 const bool added = [] {
     for (const bool depths : {false, true}) {
-        for (const bool training : {false, true}) {
-            const std::string name = std::string(depths ? "vit_mod" : "vit_dense") +
-                                     (training ? "/forward_backward/" : "/forward/") + shape;
-            bench::add_competitor(name, {"libtorch", [depths, training] {
-                                             auto net = std::make_shared<torch_network>(training, depths);
-                                             return
-                                                 [net, training] { training ? net->train() : net->infer(); };
-                                         }});
+        for (const bool learns : {false, true}) {
+            add_competitor(std::string(depths ? "vit_mod" : "vit_dense") +
+                               (learns ? "/forward_backward/" : "/forward/") + shape,
+                           torch_competitor<torch_network>(
+                               learns, [=] { return std::make_shared<torch_network>(learns, depths); }));
         }
     }
     return true;

@@ -77,7 +77,7 @@ void add_decoding(std::vector<bench::group>& groups, const std::string& format, 
              bench::limit::read_bandwidth,
              {{goal, 0, ""}},
              {{"mox", bench::run(&layer::infer, index_t{1}, tokens)},
-              {"mox_2_threads", bench::run(&layer::infer, index_t{2}, tokens)}}});
+              {"mox_2_threads", bench::run(&layer::infer, index_t{2}, tokens), 0, 2}}});
     }
 }
 
@@ -89,7 +89,7 @@ using prefill = bench::steps<mox::moe<mox::experts<prompt_experts, mox::swiglu<w
 template <class Weight>
 void add_prefill(std::vector<bench::group>& groups, const std::string& format, bench::limit limit,
                  double goal) {
-    std::vector<bench::goal> goals;
+    std::vector<bench::goal> goals{{.peer = "mox_2_threads", .at_least = 1.9}};
     if (goal > 0) goals.push_back({goal, 0, ""});
     groups.push_back(
         {"moe_formats/prefill_" + format + "/T512_D512_H1024_E8_k2",
@@ -98,7 +98,7 @@ void add_prefill(std::vector<bench::group>& groups, const std::string& format, b
          goals,
          {{"mox", bench::run(&prefill<Weight>::infer, index_t{1}, index_t{1}, prompt)},
           {"f32", bench::run(&prefill<mox::weight::f32>::infer, index_t{1}, index_t{1}, prompt)},
-          {"mox_2_threads", bench::run(&prefill<Weight>::infer, index_t{2}, index_t{1}, prompt)}}});
+          {"mox_2_threads", bench::run(&prefill<Weight>::infer, index_t{2}, index_t{1}, prompt), 0, 2}}});
 }
 
 const bench::registration add([](std::vector<bench::group>& groups) {

@@ -7,6 +7,7 @@
 
 #include <mox/mox.hpp>
 
+#include "support/agreement.hpp"
 #include "support/moe_problem.hpp"
 
 namespace {
@@ -24,19 +25,21 @@ void add_shape(std::vector<bench::group>& groups, index_t tokens, double forward
     const std::string shape = sizes.name();
     const double flops = sizes.flops();
     bench::moe_problems()[shape] = &bench::solve<net>;
-    groups.push_back({"moe_swiglu/forward/" + shape,
-                      flops,
-                      bench::limit::fma_f32,
-                      {{forward, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
-                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, tokens)},
-                       {"mox_2_threads", bench::run(&steps<net>::infer, index_t{2}, index_t{1}, tokens)}}});
+    groups.push_back(
+        {"moe_swiglu/forward/" + shape,
+         flops,
+         bench::limit::fma_f32,
+         {{forward, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
+         {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, tokens)},
+          {"mox_2_threads", bench::run(&steps<net>::infer, index_t{2}, index_t{1}, tokens), 0, 2}}});
     if (both == 0) return;
-    groups.push_back({"moe_swiglu/forward_backward/" + shape,
-                      3 * flops,
-                      bench::limit::fma_f32,
-                      {{both, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
-                      {{"mox", bench::run(&steps<net>::train, index_t{1}, index_t{1}, tokens)},
-                       {"mox_2_threads", bench::run(&steps<net>::train, index_t{2}, index_t{1}, tokens)}}});
+    groups.push_back(
+        {"moe_swiglu/forward_backward/" + shape,
+         3 * flops,
+         bench::limit::fma_f32,
+         {{both, 0, ""}, {.peer = "mox_2_threads", .at_least = 1.9}},
+         {{"mox", bench::run(&steps<net>::train, index_t{1}, index_t{1}, tokens)},
+          {"mox_2_threads", bench::run(&steps<net>::train, index_t{2}, index_t{1}, tokens), 0, 2}}});
 }
 
 // A layer whose routing is prescribed: the first columns of the input are the logits.
@@ -116,6 +119,10 @@ struct eigen_fixed {
         const auto values = bench::random_rows(tokens, D, 1);
         x = Eigen::Map<const rows>(values.data(), tokens, D);
         y = x;
+        infer_by_token();
+        const auto wanted = bench::solve<net>({tokens, D, H, E, K}).y;
+        bench::must_agree("eigen_fixed", "a layer's output", {y.data(), wanted.size()}, wanted,
+                          bench::float_bound);
     }
 
     // Calls body(expert, gate) for the chosen experts of a row.
@@ -152,12 +159,14 @@ void add_small(std::vector<bench::group>& groups) {
     constexpr bench::moe_shape sizes{256, D, H, 4, 2};
     using net = layer<D, H, 4, 2>;
     bench::moe_problems()[sizes.name()] = &bench::solve<net>;
-    groups.push_back({"moe_swiglu/small/" + sizes.name(),
-                      sizes.flops(),
-                      bench::limit::fma_f32,
-                      {{.against = 1.5, .peer = "eigen_fixed"}, {.against = 1.2, .peer = "eigen"}},
-                      {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, sizes.tokens)},
-                       {"eigen_fixed", bench::run(&eigen_fixed<D, H, 4, 2>::infer_by_token, sizes.tokens)}}});
+    groups.push_back(
+        {"moe_swiglu/small/" + sizes.name(),
+         sizes.flops(),
+         bench::limit::fma_f32,
+         {{.against = 1.5, .peer = "eigen_fixed"}, {.against = 1.2, .peer = "eigen"}},
+         {{"mox", bench::run(&steps<net>::infer, index_t{1}, index_t{1}, sizes.tokens)},
+          {"eigen_fixed", bench::run(&eigen_fixed<D, H, 4, 2>::infer_by_token, sizes.tokens)},
+          {"mox_2_threads", bench::run(&steps<net>::infer, index_t{2}, index_t{1}, sizes.tokens), 0, 2}}});
 }
 
 const bench::registration add([](std::vector<bench::group>& groups) {
@@ -172,14 +181,14 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       flops,
                       bench::limit::fma_f32,
                       {{.peer = "balanced", .at_most = 1.05}},
-                      {{"mox", bench::run(&skewed<true>::run, index_t{2})},
-                       {"balanced", bench::run(&skewed<false>::run, index_t{2})}}});
+                      {{"mox", bench::run(&skewed<true>::run, index_t{2}), 0, 2},
+                       {"balanced", bench::run(&skewed<false>::run, index_t{2}), 0, 2}}});
     groups.push_back({"moe_swiglu/skew/forward_backward_2_threads",
                       3 * flops,
                       bench::limit::fma_f32,
                       {{.peer = "balanced", .at_most = 1.05}},
-                      {{"mox", bench::run(&skewed<true>::learn, index_t{2})},
-                       {"balanced", bench::run(&skewed<false>::learn, index_t{2})}}});
+                      {{"mox", bench::run(&skewed<true>::learn, index_t{2}), 0, 2},
+                       {"balanced", bench::run(&skewed<false>::learn, index_t{2}), 0, 2}}});
     groups.push_back({"moe_swiglu/null_experts/half_of_the_slots_null",
                       flops,
                       bench::limit::fma_f32,

@@ -1,56 +1,58 @@
 // The same layer in LibTorch: a loop over experts with index_select and index_add, as CPU users write it.
 
 #include <memory>
+#include <utility>
 #include <vector>
 
-#include <torch/torch.h>
-
-#include "support/harness.hpp"
+#include "peers/torch.hpp"
+#include "support/moe_problem.hpp"
 
 namespace {
 
-constexpr int64_t tokens = 512, width = 512, hidden = 1024, expert_count = 8, chosen = 2;
+using namespace bench;
 
 struct torch_layer {
-    torch::Tensor x, dy, router;
+    moe_problem p;
+    torch::Tensor x, dy, router, y;
     std::vector<torch::Tensor> gate, up, down;
 
-    explicit torch_layer(bool training) {
-        torch::set_num_threads(1);
-        torch::manual_seed(7);
-        const auto matrix = [&](int64_t rows, int64_t cols, double deviation) {
-            return (torch::randn({rows, cols}) * deviation).requires_grad_(training);
-        };
-        x = matrix(tokens, width, 1.0);
-        dy = torch::randn({tokens, width});
-        router = matrix(width, expert_count, 0.02);
-        for (int64_t e = 0; e < expert_count; ++e) {
-            gate.push_back(matrix(width, hidden, 0.044));
-            up.push_back(matrix(width, hidden, 0.044));
-            down.push_back(matrix(hidden, width, 0.031));
+    torch_layer(moe_problem problem, bool learns) : p(std::move(problem)) {
+        const auto [tokens, width, hidden, experts, chosen] = p.shape;
+        x = torch_leaf(p.x, {tokens, width}, learns);
+        dy = torch_leaf(p.dy, {tokens, width}, false);
+        router = torch_leaf(p.router, {width, experts}, learns);
+        const auto both = torch_leaf(p.gate_up, {experts, width, 2 * hidden}, false);
+        const auto second = torch_leaf(p.down, {experts, hidden, width}, false);
+        for (int64_t e = 0; e < experts; ++e) {
+            const auto leaf = [&](const torch::Tensor& t) {
+                return t.clone().contiguous().requires_grad_(learns);
+            };
+            gate.push_back(leaf(both[e].narrow(1, 0, hidden).contiguous()));
+            up.push_back(leaf(both[e].narrow(1, hidden, hidden).contiguous()));
+            down.push_back(leaf(second[e]));
         }
     }
 
     torch::Tensor forward() const {
         const auto logits = torch::matmul(x, router);
-        const auto [values, indices] = logits.topk(chosen, 1);
+        const auto [values, indices] = logits.topk(p.shape.chosen, 1);
         const auto gates = torch::softmax(values, 1);
-        auto y = torch::zeros_like(x);
-        for (int64_t e = 0; e < expert_count; ++e) {
-            const auto where = (indices == e).nonzero();
+        auto sum = torch::zeros_like(x);
+        for (std::size_t e = 0; e < gate.size(); ++e) {
+            const auto where = (indices == static_cast<int64_t>(e)).nonzero();
             const auto token = where.select(1, 0);
             const auto slot = where.select(1, 1);
             const auto rows = x.index_select(0, token);
             const auto h = torch::silu(torch::matmul(rows, gate[e])) * torch::matmul(rows, up[e]);
             const auto weight = gates.index({token, slot}).unsqueeze(1);
-            y = y.index_add(0, token, torch::matmul(h, down[e]) * weight);
+            sum = sum.index_add(0, token, torch::matmul(h, down[e]) * weight);
         }
-        return y;
+        return sum;
     }
 
     void infer() {
         const torch::NoGradGuard guard;
-        forward();
+        y = forward();
     }
     void train() {
         for (auto* list : {&gate, &up, &down}) {
@@ -58,22 +60,33 @@ struct torch_layer {
         }
         x.mutable_grad().reset();
         router.mutable_grad().reset();
-        forward().backward(dy);
+        y = forward();
+        y.backward(dy);
+    }
+    void check(bool learned) const {
+        torch_must_agree("a layer's output", y, p.y);
+        if (!learned) return;
+        std::vector<torch::Tensor> first, second;
+        for (std::size_t e = 0; e < gate.size(); ++e) {
+            first.push_back(torch::cat({gate[e].grad(), up[e].grad()}, 1));
+            second.push_back(down[e].grad());
+        }
+        torch_must_agree("the gradient of a layer's input", x.grad(), p.dx);
+        torch_must_agree("the gradient of a router", router.grad(), p.drouter);
+        torch_must_agree("the gradient of gate and up", torch::stack(first), p.dgate_up);
+        torch_must_agree("the gradient of down", torch::stack(second), p.ddown);
     }
 };
 
 const bool added = [] {
-    const std::string shape = "T512_D512_H1024_E8_k2";
-    bench::add_competitor("moe_swiglu/forward/" + shape, {"libtorch", [] {
-                                                              auto layer =
-                                                                  std::make_shared<torch_layer>(false);
-                                                              return [layer] { layer->infer(); };
-                                                          }});
-    bench::add_competitor("moe_swiglu/forward_backward/" + shape,
-                          {"libtorch", [] {
-                               auto layer = std::make_shared<torch_layer>(true);
-                               return [layer] { layer->train(); };
-                           }});
+    const moe_shape shape = moe_shapes[0];
+    for (const bool learns : {false, true}) {
+        add_competitor((learns ? "moe_swiglu/forward_backward/" : "moe_swiglu/forward/") + shape.name(),
+                       torch_competitor<torch_layer>(learns, [=] {
+                           return std::make_shared<torch_layer>(moe_problems().at(shape.name())(shape),
+                                                                learns);
+                       }));
+    }
     return true;
 }();
 

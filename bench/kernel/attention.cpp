@@ -40,17 +40,17 @@ void add_received(std::vector<bench::group>& groups, sizes s, double at_most) {
 void add_threads(std::vector<bench::group>& groups, sizes s) {
     const double product = 2 * s.pairs() * static_cast<double>(s.d);
     const std::vector<bench::goal> goals{{0, 1.9, "one_thread"}};
-    groups.push_back(
-        {"attention/two_threads/forward/" + s.name(),
-         2 * product,
-         bench::limit::fma_f32,
-         goals,
-         {{"mox", run(&attention_steps::forward, s, 2)}, {"one_thread", run(&attention_steps::forward, s)}}});
+    groups.push_back({"attention/two_threads/forward/" + s.name(),
+                      2 * product,
+                      bench::limit::fma_f32,
+                      goals,
+                      {{"mox", run(&attention_steps::forward, s, 2), 0, 2},
+                       {"one_thread", run(&attention_steps::forward, s)}}});
     groups.push_back({"attention/two_threads/backward/" + s.name(),
                       5 * product,
                       bench::limit::fma_f32,
                       goals,
-                      {{"mox", run(&attention_steps::backward, s, 2)},
+                      {{"mox", run(&attention_steps::backward, s, 2), 0, 2},
                        {"one_thread", run(&attention_steps::backward, s)}}});
 }
 

@@ -21,7 +21,7 @@ public:
         : attention_steps(sizes, 1), map(most * sizes.keys), result(out.size()) {
         run();
         must_agree(Peer::name, "attention", {result.data(), static_cast<std::size_t>(result.size())},
-                   {out.data(), static_cast<std::size_t>(out.size())}, 1e-5);
+                   {out.data(), static_cast<std::size_t>(out.size())}, float_bound);
     }
 
     void run() {

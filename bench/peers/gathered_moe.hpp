@@ -16,9 +16,6 @@
 
 namespace bench {
 
-/// Sums of a thousand products in another order. A token whose choice hangs on that order would show.
-inline constexpr double float_bound = 1e-5;
-
 template <class Peer>
 class gathered_moe {
 public:

@@ -10,6 +10,9 @@
 
 namespace bench {
 
+/// Sums of a thousand products in another order. A token whose choice hangs on that order would show.
+inline constexpr double float_bound = 1e-5;
+
 /// Ends the program when a peer's result is further from mox's than `bound`, relative, in the Euclidean norm.
 inline void must_agree(const std::string& peer, const char* what, std::span<const float> found,
                        std::span<const float> wanted, double bound) {

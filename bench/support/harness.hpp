@@ -1,8 +1,8 @@
 #pragma once
 
 // A benchmark is a group of competitors doing the same work. The table shows each as a share of the machine's
-// limit and against the other competitors; all of them and the limit run interleaved, group by group, in one
-// process, because a shared machine changes its speed from second to second.
+// limit and against the other competitors; all of them and the limit take turns in one process, and only
+// neighbours in time are compared (rounds.hpp), because a shared machine changes its speed all the time.
 
 #include <functional>
 #include <string>
@@ -24,6 +24,7 @@ struct competitor {
     std::string who;                               ///< "mox" or the peer's name
     std::function<std::function<void()>()> setup;  ///< called once before measuring; returns one repetition
     double work = 0;                               ///< where it does other work than the group says
+    int threads = 1;                               ///< cores it keeps busy
 };
 
 /// What mox must reach. Zero: no goal.
@@ -37,9 +38,9 @@ struct goal {
 };
 
 struct group {
-    std::string name;  ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
-    double work = 0;   ///< useful operations of one repetition, or bytes, whichever the limit counts
-    limit kind = limit::none;
+    std::string name;          ///< "moe_swiglu/forward/T512_D512_H1024_E8_k2"
+    double work = 0;           ///< useful operations of one repetition, or bytes, whichever the limit counts
+    limit kind = limit::none;  ///< of as many cores as a competitor uses
     std::vector<goal> goals;
     std::vector<competitor> competitors;
 };

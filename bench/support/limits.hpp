@@ -2,7 +2,8 @@
 
 // What the machine can do at most, measured in this process between the rows that are compared with it.
 // Every function does one burst and returns the operations done or the bytes moved; 0 where the instruction
-// set this program is compiled for has no such operation.
+// set this program is compiled for has no such operation. Several threads can do a burst each at the same
+// time; of memory each takes its part.
 
 #include <algorithm>
 #include <chrono>
@@ -20,8 +21,10 @@
 
 namespace bench {
 
+using mox::index_t;
+
 /// Fused multiply-adds with enough independent chains to fill the pipelines: the limit of f32 products.
-inline double fma_burst() {
+inline double fma_burst(index_t /*part*/ = 0, index_t /*parts*/ = 1) {
     using batch = mox::simd::batch<float>;
     constexpr int chains = mox::simd::registers<> == 32 ? 20 : 12;
     constexpr int steps = 20000;
@@ -42,7 +45,7 @@ inline double fma_burst() {
 }
 
 /// Pairs of bf16 multiplied and added to f32.
-inline double bf16_burst() {
+inline double bf16_burst(index_t /*part*/ = 0, index_t /*parts*/ = 1) {
 #if defined(__AVX512BF16__)
     constexpr int chains = 20, steps = 20000;
     __m512 acc[chains];
@@ -65,7 +68,7 @@ inline double bf16_burst() {
 }
 
 /// Groups of four products of unsigned and signed bytes added to 32-bit integers.
-inline double int8_burst() {
+inline double int8_burst(index_t /*part*/ = 0, index_t /*parts*/ = 1) {
 #if defined(__AVX512VNNI__)
     // mox's own step: with the intrinsic GCC 12 copies the sums around it and stays at 70 % of the peak.
     using words = mox::simd::words<>;
@@ -107,15 +110,15 @@ inline mox::buffer<float>& stream_memory(int which) {
 
 /// Reads once through memory larger than the caches, in four streams: one core reads them faster than one
 /// stream (measured: 26 against 20 GB/s). The limit of decoding.
-inline double read_burst() {
+inline double read_burst(index_t part = 0, index_t parts = 1) {
     using batch = mox::simd::batch<float>;
     constexpr mox::index_t L = mox::simd::lanes<float>;
     constexpr int streams = 4;
     const mox::buffer<float>& from = detail::stream_memory(0);
-    const mox::index_t size = from.size() / streams;
+    const mox::index_t size = from.size() / parts / streams;
     batch acc[2 * streams];
     for (batch& a : acc) a = batch(0.0f);
-    const float* p = from.data();
+    const float* p = from.data() + part * (from.size() / parts);
     for (mox::index_t i = 0; i + 2 * L <= size; i += 2 * L) {
 #pragma GCC unroll 4
         for (int s = 0; s < streams; ++s) {
@@ -126,7 +129,7 @@ inline double read_burst() {
     float sink = 0;
     for (const batch& v : acc) sink += mox::simd::reduce_add(v);
     asm volatile("" : : "m"(sink));
-    return static_cast<double>(detail::stream_bytes);
+    return static_cast<double>(detail::stream_bytes / parts);
 }
 
 namespace detail {
@@ -182,12 +185,13 @@ inline copy_function fastest_copy(const float* p, float* q, mox::index_t size) {
 /// Reads one large buffer and writes another, in the way that is fastest on this machine: with stores past
 /// the caches (measured: 38 GB/s) or ordinary ones, which read what they overwrite (22), in one stream or
 /// several. Bytes read plus bytes written.
-inline double copy_burst() {
+inline double copy_burst(index_t part = 0, index_t parts = 1) {
     const mox::buffer<float>& from = detail::stream_memory(0);
     mox::buffer<float>& to = detail::stream_memory(1);
     static const detail::copy_function copy = detail::fastest_copy(from.data(), to.data(), from.size());
-    copy(from.data(), to.data(), from.size());
-    return 2.0 * static_cast<double>(detail::stream_bytes);
+    const index_t size = from.size() / parts;
+    copy(from.data() + part * size, to.data() + part * size, size);
+    return 2.0 * static_cast<double>(detail::stream_bytes / parts);
 }
 
 }  // namespace bench
