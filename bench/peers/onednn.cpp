@@ -166,7 +166,11 @@ void add_prefill(const std::string& format, double bound) {
 
 const bool added = [] {
     add_gathered_moe<onednn_peer>();
+#ifndef MOX_BENCH_TORCH
+    // LibTorch contains another oneDNN, and both define the flag by which the kernels for small products are
+    // made once: with both in a program, this one's are never made.
     add_attention<onednn_peer>();
+#endif
     add_prefill<onednn_bf16_peer>("bf16", 1e-2);
     add_prefill<onednn_int8_peer>("int8", 3e-2);
     return true;

@@ -4,12 +4,34 @@
 // to be seen; two slices of a few milliseconds, one right after the other, share most of that.
 
 #include <algorithm>
-#include <chrono>
 #include <ctime>
 #include <functional>
 #include <vector>
 
+#include <benchmark/benchmark.h>
+
 namespace bench {
+
+/// Seconds of `times` repetitions, by Google Benchmark's stopwatch. Its own repetitions of one benchmark
+/// follow each other; here every slice is a run, so that slices of several benchmarks can alternate.
+inline double seconds_of(const std::function<void()>& body, long times) {
+    struct reporter : benchmark::BenchmarkReporter {
+        double seconds = 0;
+        bool ReportContext(const Context&) override { return true; }
+        void ReportRuns(const std::vector<Run>& runs) override {
+            for (const Run& r : runs) seconds += r.real_accumulated_time;
+        }
+    } results;
+    benchmark::ClearRegisteredBenchmarks();
+    benchmark::RegisterBenchmark("slice",
+                                 [&body](benchmark::State& state) {
+                                     for (auto _ : state) body();
+                                 })
+        ->Iterations(times)
+        ->UseRealTime();
+    benchmark::RunSpecifiedBenchmarks(&results);
+    return results.seconds;
+}
 
 /// What many rounds say: the median, and where the middle half of them lies.
 struct estimate {
@@ -71,11 +93,7 @@ public:
 private:
     static constexpr double shortest = 1e-4;  // a clock call takes 3e-8
 
-    double repeat(long times) const {
-        const auto start = std::chrono::steady_clock::now();
-        for (long i = 0; i < times; ++i) body();
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
+    double repeat(long times) const { return seconds_of(body, times); }
     static double process_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
     std::function<void()> body;
