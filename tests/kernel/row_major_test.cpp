@@ -16,7 +16,7 @@ TEMPLATE_TEST_CASE("row_major: the plain product, for any shape", "[kernel][row_
     using T = TestType;
     const double bound = sizeof(T) == 4 ? 1e-4 : 1e-12;
     constexpr index_t W = kernel::panel_width<T>;
-    for (const index_t rows : {index_t{0}, index_t{1}, index_t{6}, index_t{16}, index_t{23}}) {
+    for (const index_t rows : {index_t{0}, index_t{1}, index_t{6}, index_t{16}, index_t{23}, index_t{40}}) {
         for (const index_t in : {index_t{1}, index_t{64}, index_t{150}}) {
             for (const index_t out : {index_t{1}, index_t{3}, W, W + 1, 2 * W, 3 * W + 7, index_t{700}}) {
                 CAPTURE(rows, in, out);
@@ -26,7 +26,7 @@ TEMPLATE_TEST_CASE("row_major: the plain product, for any shape", "[kernel][row_
                 std::vector<T> scale(static_cast<std::size_t>(rows));
                 for (index_t i = 0; i < rows; ++i) {
                     index[static_cast<std::size_t>(i)] = static_cast<row_t>(rows - 1 - i);
-                    scale[static_cast<std::size_t>(i)] = T(0.5) + static_cast<T>(i);
+                    scale[static_cast<std::size_t>(i)] = T(0.5) + static_cast<T>(i % 20);
                 }
                 for (const bool accumulate : {false, true}) {
                     for (const bool scaled : {false, true}) {
@@ -53,6 +53,18 @@ TEMPLATE_TEST_CASE("row_major: the plain product, for any shape", "[kernel][row_
             }
         }
     }
+}
+
+TEST_CASE("row_major: the same bits however threads share the rows", "[kernel][row_major]") {
+    constexpr index_t rows = 40, in = 150, out = 90;
+    guarded_rows<float> x(rows, in, 1), w(in, out, 2), whole(rows, out, 3), parts(rows, out, 4);
+    const auto product = [&](guarded_rows<float>& y, index_t begin, index_t end) {
+        kernel::product_row_major<float>(kernel::row_source<const float>(x.view()), begin, end, w.view(),
+                                         {y.view(), out, nullptr, false}, rows);
+    };
+    product(whole, 0, rows);
+    for (const index_t begin : {0, 5, 36}) product(parts, begin, begin == 0 ? 5 : begin == 5 ? 36 : rows);
+    CHECK(whole.values == parts.values);
 }
 
 TEST_CASE("row_major: NaN stays in its row", "[kernel][row_major]") {

@@ -108,7 +108,7 @@ private:
         // Rows are split over threads: eight tiles read the same rows of w.
         parallel_ranges(exec, x.rows, 8 * kernel::product_rows, [&](index_t begin, index_t end) {
             kernel::product_row_major<T>(kernel::row_source<const T>(x), begin, end, w,
-                                         {kernel::row_source<T>(out), out.cols, nullptr, false});
+                                         {kernel::row_source<T>(out), out.cols, nullptr, false}, x.rows);
             if (factor == T(1)) return;
             for (index_t i = begin * out.cols; i < end * out.cols; ++i) out.data[i] *= factor;
         });
