@@ -117,7 +117,8 @@ double rate(Burst&& burst) {
     return operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-limit f32{"f32", bench::fma_burst}, bf16{"bf16", bench::bf16_burst}, int8{"int8", bench::int8_burst};
+limit f32{"f32", [] { return bench::fma_burst(); }}, bf16{"bf16", [] { return bench::bf16_burst(); }},
+    int8{"int8", [] { return bench::int8_burst(); }};
 
 // Tiles that begin and end with more than a few stores, or widen codes first, reach less.
 constexpr double most = 0.7, less = 0.6;

@@ -86,11 +86,10 @@ MOX_INLINE T exchange_weights(const T* x, index_t size, T largest, T* weights, T
     four_sums<T, Arch> sums;
     for_each_of_four<T, Arch>(
         size, [&, shift = batch(largest), scales = batch(scale)](int k, index_t i, index_t n) {
-            const batch before = simd::load<T, Arch>(weights + i);
+            if constexpr (!First) simd::store_streaming(to + i, simd::load<T, Arch>(weights + i) * scales);
             const batch e = exp_below<T, Arch>(x + i, n, shift);
             simd::store(weights + i, e);
             sums.part[k] = sums.part[k] + e;
-            if constexpr (!First) simd::store_streaming(to + i, before * scales);
         });
     return sums.total();
 }
