@@ -44,7 +44,8 @@ TEMPLATE_TEST_CASE("column_norms: the plain sums, for any shape and any place in
                         const double expected = kernel::reference::column_norm<double>(
                             column.data(), {rows.data(), in, rank}, up.data());
                         const double got = static_cast<double>(norm[static_cast<std::size_t>(o)]);
-                        CHECK(std::abs(got - expected) < bound * static_cast<double>(rank) * expected);
+                        // Terms of size about 1 may cancel.
+                        CHECK(std::abs(got - expected) < bound * static_cast<double>(rank) * (1 + expected));
                     }
                     CHECK(norm.back() == T(-5));
                 }
