@@ -16,21 +16,14 @@
 #include <mox/kernel/packed_tile.hpp>
 #include <mox/kernel/tile.hpp>
 
+#include "full_size.hpp"
 #include "support/limits.hpp"
 
 using namespace mox;
+using namespace mox_test;
 
 namespace {
 
-using arch = simd::default_arch;
-using centred = weight::int4<64>;
-using moving = weight::int4<64, weight::zero::moving>;
-constexpr int rows = static_cast<int>(kernel::product_rows),
-              vectors = static_cast<int>(kernel::panel_vectors<arch>),
-              side = static_cast<int>(kernel::dot_side<arch>),
-              bf16_rows = static_cast<int>(kernel::packed_tile_rows<weight::bf16, arch>),
-              int8_rows = static_cast<int>(kernel::packed_tile_rows<weight::int8<>, arch>),
-              int4_rows = static_cast<int>(kernel::packed_tile_rows<centred, arch>);
 constexpr index_t width = kernel::panel_width<float, arch>;
 
 // Steps of a tile: a panel of them takes 24 KB at most.
