@@ -79,49 +79,35 @@ namespace detail {
 template <class T>
 inline constexpr index_t widest_streamed = 8192 / static_cast<index_t>(sizeof(T));
 
-// One row of softmax_rows_streamed: its exponentials replace those of the row before, which go to `to`.
-template <bool First, class T, class Arch>
-MOX_INLINE T exchange_weights(const T* x, index_t size, T largest, T* weights, T scale, T* to) {
-    using batch = simd::batch<T, Arch>;
-    four_sums<T, Arch> sums;
-    for_each_of_four<T, Arch>(
-        size, [&, shift = batch(largest), scales = batch(scale)](int k, index_t i, index_t n) {
-            if constexpr (!First) simd::store_streaming(to + i, simd::load<T, Arch>(weights + i) * scales);
-            const batch e = exp_below<T, Arch>(x + i, n, shift);
-            simd::store(weights + i, e);
-            sums.part[k] = sums.part[k] + e;
-        });
-    return sums.total();
-}
-
 // softmax_row of rows [begin, end) with results past the caches: the same operations in the same order, the
 // exponentials in memory of their own. Columns: whole registers, at most widest_streamed.
-// A row is scaled and written while the next one is exponentiated, so that memory is written during most of
-// the arithmetic; the pass for the maximum is what reads. Bounds of a row of 1024 on a Zen 4 core: reading it
-// 160 to 195 ns, writing it 155, copying it 200 to 225, arithmetic from the first cache 20 (maximum) and 140
-// (exponentials, sum, scale). Measured: 240, and the same without the exponential; 310 where a row was
-// written in a loop of its own, 270 and more where the next was asked for, or its maximum taken, in the loop
-// that writes.
+// Bounds of a row of 1024 on a Zen 4 core: reading it 160 to 195 ns, writing it 155, copying it 200 to 225,
+// arithmetic from the first cache 20 (maximum) and 140 (exponentials, sum, scale). Measured: 320 to 370. Writing a
+// row while the next one is exponentiated takes 270 to 285, but 480 to 560 in one process of four, as its
+// pages happen to lie.
 template <class T, class Arch>
 MOX_NOINLINE void softmax_rows_streamed(matrix_view<const T> logits, matrix_view<T> out, T* lse,
                                         index_t begin, index_t end) {
     using batch = simd::batch<T, Arch>;
     const index_t size = out.cols;
     alignas(64) T weights[static_cast<std::size_t>(widest_streamed<T>)];
-    T scale = 0;
     for (index_t t = begin; t < end; ++t) {
         const T* x = logits.row(t);
         const T largest = row_max<T, Arch>(x, size);
-        const T sum =
-            t == begin ? exchange_weights<true, T, Arch>(x, size, largest, weights, scale, nullptr)
-                       : exchange_weights<false, T, Arch>(x, size, largest, weights, scale, out.row(t - 1));
-        scale = T(1) / sum;
+        four_sums<T, Arch> sums;
+        for_each_of_four<T, Arch>(size, [&, shift = batch(largest)](int k, index_t i, index_t n) {
+            const batch e = exp_below<T, Arch>(x + i, n, shift);
+            simd::store(weights + i, e);
+            sums.part[k] = sums.part[k] + e;
+        });
+        const T sum = sums.total();
         if (lse) lse[t] = largest + std::log(sum);
+        const T* next = logits.row(t + 1);
+        simd::for_each<T, Arch>(size, [&, to = out.row(t), scale = batch(T(1) / sum)](index_t i, index_t) {
+            ask_for_next<true>(next + i);
+            simd::store_streaming(to + i, simd::load<T, Arch>(weights + i) * scale);
+        });
     }
-    if (begin == end) return;
-    simd::for_each<T, Arch>(size, [&, to = out.row(end - 1), scales = batch(scale)](index_t i, index_t) {
-        simd::store_streaming(to + i, simd::load<T, Arch>(weights + i) * scales);
-    });
 }
 
 // dl (+)= p * (dp - sum_j p_j dp_j) of rows [begin, end).
