@@ -82,9 +82,9 @@ inline constexpr index_t widest_streamed = 8192 / static_cast<index_t>(sizeof(T)
 // softmax_row of rows [begin, end) with results past the caches: the same operations in the same order, the
 // exponentials in memory of their own. Columns: whole registers, at most widest_streamed.
 // Bounds of a row of 1024 on a Zen 4 core: reading it 160 to 195 ns, writing it 155, copying it 200 to 225,
-// arithmetic from the first cache 20 (maximum) and 140 (exponentials, sum, scale). Measured: 320 to 370. Writing a
-// row while the next one is exponentiated takes 270 to 285, but 480 to 560 in one process of four, as its
-// pages happen to lie.
+// arithmetic from the first cache 20 (maximum) and 140 (exponentials, sum, scale). Measured: 320 to 370.
+// Writing a row while the next one is exponentiated takes 270 to 285, but 480 to 560 in one process of four,
+// as its pages happen to lie.
 template <class T, class Arch>
 MOX_NOINLINE void softmax_rows_streamed(matrix_view<const T> logits, matrix_view<T> out, T* lse,
                                         index_t begin, index_t end) {
