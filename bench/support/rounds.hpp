@@ -49,7 +49,6 @@ struct estimate {
         };
         return {at(0.25), at(0.5), at(0.75)};
     }
-    estimate inverse() const { return median > 0 ? estimate{1 / high, 1 / median, 1 / low} : *this; }
 };
 
 struct slice {

@@ -138,4 +138,19 @@ bool nothing_from_no_token() {
            all.size() == mox::params<Net>().flat().size();
 }
 
+/// The gradient of value() with regard to `of`, which it reads, by central differences.
+template <class Value>
+std::vector<double> central_differences(std::vector<double>& of, Value&& value) {
+    std::vector<double> gradient;
+    for (double& x : of) {
+        const double kept = x;
+        x = kept + 1e-5;
+        const double up = value();
+        x = kept - 1e-5;
+        gradient.push_back((up - value()) / 2e-5);
+        x = kept;
+    }
+    return gradient;
+}
+
 }  // namespace mox_test

@@ -36,16 +36,7 @@ struct attention_case {
         return sum;
     }
     numbers slope(numbers& of) {
-        numbers gradient;
-        for (double& x : of) {
-            const double kept = x;
-            x = kept + 1e-5;
-            const double up = value();
-            x = kept - 1e-5;
-            gradient.push_back((up - value()) / 2e-5);
-            x = kept;
-        }
-        return gradient;
+        return mox_test::central_differences(of, [&] { return value(); });
     }
 };
 

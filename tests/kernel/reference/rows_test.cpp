@@ -18,22 +18,13 @@ using numbers = std::vector<double>;
 // The gradient of sum_i dy_i f(x)_i by central differences. f(x, y): both of one size.
 template <class F>
 numbers slope(numbers x, const numbers& dy, F&& f) {
-    numbers gradient, y(dy.size());
-    const auto value = [&] {
+    numbers y(dy.size());
+    return mox_test::central_differences(x, [&] {
         f(x, y);
         double sum = 0;
         for (std::size_t i = 0; i < y.size(); ++i) sum += dy[i] * y[i];
         return sum;
-    };
-    for (double& v : x) {
-        const double kept = v;
-        v = kept + 1e-5;
-        const double up = value();
-        v = kept - 1e-5;
-        gradient.push_back((up - value()) / 2e-5);
-        v = kept;
-    }
-    return gradient;
+    });
 }
 
 }  // namespace
