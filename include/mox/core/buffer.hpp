@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <mox/core/config.hpp>
+#include <mox/core/pages.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -26,7 +27,7 @@ constexpr index_t divide_up(index_t value, index_t divisor) noexcept {
     return (value + divisor - 1) / divisor;
 }
 
-/// An aligned array of trivially copyable values, zeroed on creation.
+/// An aligned array of trivially copyable values, zeroed on creation; in huge pages where it fills them.
 template <class T>
 class buffer {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -44,7 +45,7 @@ public:
         std::swap(size_, other.size_);
         return *this;
     }
-    ~buffer() { release(data_); }
+    ~buffer() { release(data_, bytes()); }
 
     T* data() noexcept { return data_; }
     const T* data() const noexcept { return data_; }
@@ -59,10 +60,15 @@ public:
 private:
     static T* allocate(index_t size) {
         if (size == 0) return nullptr;
-        return static_cast<T*>(
-            ::operator new (static_cast<std::size_t>(size) * sizeof(T), std::align_val_t{alignment}));
+        const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
+        void* p = ::operator new(bytes, alignment_of(bytes));
+        if (bytes >= huge_page) ask_for_huge_pages(p, bytes);
+        return static_cast<T*>(p);
     }
-    static void release(T* p) noexcept { ::operator delete (p, std::align_val_t{alignment}); }
+    static void release(T* p, std::size_t bytes) noexcept { ::operator delete(p, alignment_of(bytes)); }
+    static constexpr std::align_val_t alignment_of(std::size_t bytes) noexcept {
+        return std::align_val_t{bytes < huge_page ? alignment : huge_page};
+    }
 
     T* data_ = nullptr;
     index_t size_ = 0;

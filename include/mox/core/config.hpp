@@ -4,6 +4,7 @@
 //   0  no run-time checks at all (types are still checked)
 //   1  shapes and values at every public call (default; costs nothing per token)
 //   2  also the inside of kernels and plans (tests and debugging)
+// and MOX_HUGE_PAGES: 1 (default) asks Linux for pages of 2 MB where a buffer fills them, 0 does not.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +13,10 @@
 
 #ifndef MOX_CHECK_LEVEL
 #define MOX_CHECK_LEVEL 1
+#endif
+
+#ifndef MOX_HUGE_PAGES
+#define MOX_HUGE_PAGES 1
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
