@@ -172,7 +172,7 @@ protected:
     std::vector<std::vector<slot>> lists;
     matrix y, dx, logits, rows, pre, hidden, out, upstream, dhidden, dpre, dlogits, drouter;
     Eigen::Array<float, 1, Eigen::Dynamic> sigmoid, mean;
-    std::vector<float> dgate_up, ddown;
+    values dgate_up, ddown;
 };
 
 /// One repetition of a gathered layer, its result compared with mox's once.

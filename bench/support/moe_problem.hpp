@@ -4,6 +4,7 @@
 // and must arrive at the same result.
 
 #include <map>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -31,10 +32,28 @@ inline constexpr moe_shape moe_shapes[] = {{512, 512, 1024, 8, 2},  {64, 512, 10
                                            {2048, 512, 512, 32, 4}, {512, 256, 512, 8, 2},
                                            {256, 64, 128, 4, 2},    {256, 128, 256, 4, 2}};
 
+/// Memory in pages like those of mox::buffer: what peers read is to cost them no more than it costs mox.
+template <class T>
+struct page_allocator {
+    using value_type = T;
+    page_allocator() = default;
+    template <class U>
+    page_allocator(const page_allocator<U>&) {}
+    T* allocate(std::size_t n) {
+        void* p = ::operator new (n * sizeof(T), std::align_val_t{mox::huge_page});
+        mox::ask_for_huge_pages(p, n * sizeof(T));
+        return static_cast<T*>(p);
+    }
+    void deallocate(T* p, std::size_t) { ::operator delete (p, std::align_val_t{mox::huge_page}); }
+    bool operator==(const page_allocator&) const = default;
+};
+
+using values = std::vector<float, page_allocator<float>>;
+
 struct moe_problem {
     moe_shape shape{};
-    std::vector<float> x, dy, router, gate_up, down;     // row-major, experts one after the other
-    std::vector<float> y, dx, drouter, dgate_up, ddown;  // mox's results
+    values x, dy, router, gate_up, down;     // row-major, experts one after the other
+    values y, dx, drouter, dgate_up, ddown;  // mox's results
 };
 
 /// Every shape's problem by name; the sources that measure mox add theirs.
@@ -50,14 +69,18 @@ moe_problem solve(moe_shape shape) {
     p.shape = shape;
     p.x.assign(mox.x.data(), mox.x.data() + mox.x.size());
     p.dy.assign(mox.dy.data(), mox.dy.data() + mox.dy.size());
-    p.router = mox.weights.read("router");
-    p.gate_up = mox.weights.read("gate_up");
-    p.down = mox.weights.read("down");
+    const auto read = [](const auto& params, const char* leaf) {
+        const std::vector<float> all = params.read(leaf);
+        return values(all.begin(), all.end());
+    };
+    p.router = read(mox.weights, "router");
+    p.gate_up = read(mox.weights, "gate_up");
+    p.down = read(mox.weights, "down");
     mox.train();
     p.dx.assign(mox.dx.data(), mox.dx.data() + mox.dx.size());
-    p.drouter = mox.grads.read("router");
-    p.dgate_up = mox.grads.read("gate_up");
-    p.ddown = mox.grads.read("down");
+    p.drouter = read(mox.grads, "router");
+    p.dgate_up = read(mox.grads, "gate_up");
+    p.ddown = read(mox.grads, "down");
     const auto y = mox::infer<Net>(mox.weights, mox.input(), mox.rows, mox.tape);
     for (index_t t = 0; t < y.rows; ++t) p.y.insert(p.y.end(), y.row(t), y.row(t) + y.cols);
     return p;
