@@ -29,8 +29,8 @@ struct spread {
 
 /// One load brings both parts, and the value is spread from an integer register. A core that loads one
 /// register of 512 bits a cycle has room for scalar loads beside it, but not for a value spread by its load.
-/// Measured on the sums of kernel/sparse_rows.hpp, their columns turned round beforehand: 97 us, 107 with a
-/// scalar load for each part, 112 with a spread by the load.
+/// Measured on the product of kernel/sparse_rows.hpp: 130 instead of 137 us. On its sums alone: 97 us; 106
+/// with a scalar load for each part, 103 to 112 with a spread by the load.
 template <class T, class Arch = default_arch>
 MOX_INLINE spread<T, Arch> load_spread(const placed<T>* p) noexcept {
 #if defined(__AVX512F__) && (defined(__GNUC__) || defined(__clang__))
