@@ -22,14 +22,14 @@ struct sparse_case {
     using layout = kernel::panel_layout<T>;
     index_t ranks, cols;
     buffer<T> panels;
-    std::vector<T> values;
-    std::vector<row_t> places, starts;
+    std::vector<simd::placed<T>> values;
+    std::vector<row_t> starts;
 
     // keep(r, c): whether the value is not zero.
     template <class Keep>
     sparse_case(index_t ranks_, index_t cols_, Keep&& keep)
         : ranks(ranks_), cols(cols_), panels(ranks * layout::padded(cols)),
-          values(static_cast<std::size_t>(kernel::sparse_room<T>(ranks, cols))), places(values.size()),
+          values(static_cast<std::size_t>(kernel::sparse_room<T>(ranks, cols))),
           starts(static_cast<std::size_t>(kernel::sparse_rows<T>::sparse_starts(ranks, cols))) {
         const auto numbers = normal_numbers<T>(ranks * cols, 3);
         for (index_t i = 0; i < panels.size(); ++i) panels[i] = T(0);
@@ -42,7 +42,7 @@ struct sparse_case {
     }
     kernel::panel_view<const T> view() const { return {panels.data(), ranks, layout::padded(cols)}; }
     kernel::sparse_rows<T> find() {
-        return kernel::find_sparse_rows<T>(view(), cols, values.data(), places.data(), starts.data());
+        return kernel::find_sparse_rows<T>(view(), cols, values.data(), starts.data());
     }
 };
 

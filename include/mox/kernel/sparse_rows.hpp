@@ -19,9 +19,8 @@ namespace mox::inline MOX_ABI::kernel {
 /// The values of a matrix that are not zero, by blocks of columns, inside a block row by row.
 template <class T>
 struct sparse_rows {
-    const T* values = nullptr;
-    const row_t* places = nullptr;  ///< where the column that a value meets lies in its turned block
-    const row_t* starts = nullptr;  ///< of each row of each block, and the end
+    const simd::placed<T>* values = nullptr;  ///< at the place of the column they meet in its turned block
+    const row_t* starts = nullptr;            ///< of each row of each block, and the end
     index_t rows = 0, cols = 0;
 
     index_t size() const noexcept { return starts[sparse_starts(rows, cols) - 1]; }
@@ -72,7 +71,7 @@ struct block_ahead {
 // time when they are close together (measured, 512 tokens: 131 us; 145 with whole parts between rows, 150 one
 // after the other).
 template <class T, class Arch, int V>
-MOX_NOINLINE void add_sparse(const T* values, const row_t* places, const row_t* starts, index_t rows,
+MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts, index_t rows,
                              const T* columns, T* sums, bool first, block_ahead<T, Arch, V> next) {
     using batch = simd::batch<T, Arch>;
     using ahead = block_ahead<T, Arch, V>;
@@ -82,28 +81,26 @@ MOX_NOINLINE void add_sparse(const T* values, const row_t* places, const row_t* 
         batch acc[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[v] = first ? batch(T(0)) : simd::load<T, Arch>(sums + v * L);
-        index_t i = starts[r];
-        const index_t end = starts[r + 1];
+        const simd::placed<T>*at = values + starts[r], *const end = values + starts[r + 1];
         const auto add = [&] {
-            const batch value(values[i]);
-            const T* from = columns + places[i];
-            ++i;
+            const auto [value, place] = simd::load_spread<T, Arch>(at++);
+            const T* from = columns + place;
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v) acc[v] = simd::fma(value, simd::load<T, Arch>(from + v * L), acc[v]);
         };
         for (index_t k = 0; k < parts_a_row && next.left > 0; ++k) {
             simd::turning<T, Arch, ahead::R> part;
             part.load(next.from, next.stride);
-            if (i < end) add();
+            if (at < end) add();
             part.template step<0>();
-            if (i < end) add();
+            if (at < end) add();
             if constexpr (part.steps > 1) part.template step<1>();
-            if (i < end) add();
+            if (at < end) add();
             if constexpr (part.steps > 2) part.template step<2>();
             part.store(next.to, ahead::pitch);
             next.advance();
         }
-        while (i < end) add();
+        while (at < end) add();
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) simd::store(sums + v * L, acc[v]);
     }
@@ -173,8 +170,8 @@ void sparse_tokens(const sparse_rows<T>& a, matrix_view<const T> x, index_t begi
         turned = next.t + tokens <= end && next.c + sparse_columns <= a.cols;
         block_ahead<T, Arch, V> other{};
         if (turned) other = {x.row(next.t) + next.c, x.stride, ahead, other.parts};
-        add_sparse<T, Arch, V>(a.values, a.places, a.starts + at.c / sparse_columns * a.rows + at.r, rows,
-                               columns, sums, at.c == 0, other);
+        add_sparse<T, Arch, V>(a.values, a.starts + at.c / sparse_columns * a.rows + at.r, rows, columns,
+                               sums, at.c == 0, other);
         if (next.c == 0) write_sums<T, Arch, V>(sums, at.r, rows, at.t, count, z);
         if (turned) std::swap(columns, ahead);
         at = next;
@@ -193,17 +190,17 @@ constexpr index_t sparse_rows<T>::sparse_starts(index_t rows, index_t cols) noex
     return divide_up(cols, detail::sparse_columns) * rows + 1;
 }
 
-/// Room for the values of a rows x cols matrix, and as much for their places.
+/// Room for the values of a rows x cols matrix.
 template <class T, class Arch = simd::default_arch>
 constexpr index_t sparse_room(index_t rows, index_t cols) noexcept {
     return rows * cols + simd::lanes<T, Arch>;
 }
 
-/// Collects the values of `w` that are not zero. values, places: sparse_room of them; starts: sparse_starts.
-/// `cols`: valid columns of w.
+/// Collects the values of `w` that are not zero. values: sparse_room of them; starts: sparse_starts. `cols`:
+/// valid columns of w.
 template <class T, class Arch = simd::default_arch>
-sparse_rows<T> find_sparse_rows(std::type_identity_t<panel_view<const T, Arch>> w, index_t cols, T* values,
-                                row_t* places, row_t* starts) {
+sparse_rows<T> find_sparse_rows(std::type_identity_t<panel_view<const T, Arch>> w, index_t cols,
+                                simd::placed<T>* values, row_t* starts) {
     constexpr row_t pitch = detail::sparse_pitch<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
     index_t n = 0;
@@ -216,13 +213,12 @@ sparse_rows<T> find_sparse_rows(std::type_identity_t<panel_view<const T, Arch>> 
                 const index_t p = c / W;
                 run = std::min(c1, (p + 1) * W) - c;
                 n += simd::compress_non_zero<T, Arch>(w.panel(p) + r * w.width(p) + (c - p * W), run,
-                                                      static_cast<row_t>(c - c0) * pitch, pitch, values + n,
-                                                      places + n);
+                                                      static_cast<row_t>(c - c0) * pitch, pitch, values + n);
             }
         }
     }
     *start = static_cast<row_t>(n);
-    return {values, places, starts, w.rows, cols};
+    return {values, starts, w.rows, cols};
 }
 
 /// z = x A'. Sums run along the columns, whatever block a token falls in.

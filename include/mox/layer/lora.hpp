@@ -209,8 +209,7 @@ private:
                 const arena_scope scope(*ctx.scratch);
                 constexpr index_t room = kernel::sparse_room<T>(ranks, in);
                 const auto a = kernel::find_sparse_rows<T>(
-                    w.template panels<0>(), in, ctx.scratch->template take<T>(room),
-                    ctx.scratch->template take<row_t>(room),
+                    w.template panels<0>(), in, ctx.scratch->template take<simd::placed<T>>(room),
                     ctx.scratch->template take<row_t>(kernel::sparse_rows<T>::sparse_starts(ranks, in)));
                 // A loaded A may be anything. From half of the values on a plain product is as fast.
                 if (2 * a.size() <= ranks * in) {
