@@ -5,16 +5,21 @@
 
 #include <mox/kernel/elementwise.hpp>
 #include <mox/kernel/panels.hpp>
+#include <mox/kernel/streaming.hpp>
 #include <mox/simd/batch.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
 namespace detail {
 
-// Tokens that pass one panel together: its chosen rows then come from the first cache level. Measured with
-// 512 tokens of 1024 columns, 32, 64, 128, 512 of them: 125, 126, 127, 128 us with 8 of 32 rows, 163, 160,
-// 156, 150 us with 8 of 256. So it matters little, and 64 leave work for threads.
-inline constexpr index_t tokens_per_panel = 64;
+// Tokens that pass two panels together: chosen rows then come from the first cache level. Measured with 8 of
+// 32 rows, tokens 64, 128, 256: 512 of 4096 columns 0.360, 0.356, 0.348 of the time of all rows, 512 of 1024
+// 0.371, 0.37, 0.370. Threads share out 64 at a time.
+inline constexpr index_t tokens_per_panel = 256, tokens_per_unit = 64;
+
+// So many tokens ahead rows are asked for (asks_ahead). Measured with 2048 tokens of 1024 columns, 3, 6, 12
+// of them: 1200, 1090, 1080 us for an adapter with 8 of 32 ranks.
+inline constexpr index_t tokens_ahead = 6;
 
 // y[t][0 .. V registers) += sum_j weight[t, j] panel[chosen[t, j]][...] for tokens [t0, t1); `valid` columns
 // of y, whose first is `column`.
@@ -55,12 +60,13 @@ MOX_NOINLINE void add_chosen(const T* panel, index_t t0, index_t t1, const row_t
 // Measured with 8 of 32 rows, 512 tokens, 1024 columns: 108 instead of 125 us.
 template <class T, class Arch>
 MOX_NOINLINE void add_chosen_pair(const T* panel, const T* next, index_t t0, index_t t1, const row_t* chosen,
-                                  const T* weight, index_t k, matrix_view<T> y, index_t column) {
+                                  const T* weight, index_t k, matrix_view<T> y, index_t column, bool far) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t V = panel_vectors<Arch>;
     for (index_t t = t0; t < t1; ++t) {
         T* to = y.row(t) + column;
+        if (far) ask_for(y.row(t + tokens_ahead) + column, 2 * V * L);
         batch acc[2 * V];
 #pragma GCC unroll 8
         for (index_t v = 0; v < 2 * V; ++v) acc[v] = simd::load<T, Arch>(to + v * L);
@@ -107,12 +113,13 @@ MOX_NOINLINE void add_to_chosen(T* panel, index_t width, const row_t* chosen, co
 // columns of x, whose first is `column`. Sums start with the first column.
 template <class T, class Arch, int J>
 MOX_NOINLINE void dot_chosen(const T* panel, index_t width, index_t t0, index_t t1, const row_t* rows,
-                             matrix_view<const T> x, index_t column, index_t valid, T* sums) {
+                             matrix_view<const T> x, index_t column, index_t valid, bool far, T* sums) {
     using batch = simd::batch<T, Arch>;
     constexpr index_t L = simd::lanes<T, Arch>;
     const index_t whole = valid / L * L;
     for (index_t t = t0; t < t1; ++t, sums += J * L) {
         const T* from = x.row(t) + column;
+        if (far) ask_for(x.row(t + tokens_ahead) + column, valid);
         const T* row[J];
         batch acc[J];
 #pragma GCC unroll 8
@@ -138,7 +145,7 @@ struct chosen_table {
                             index_t, index_t);
     using add_to_fn = void (*)(T*, index_t, const row_t*, const T*, index_t, const T*, index_t);
     using dot_fn = void (*)(const T*, index_t, index_t, index_t, const row_t*, matrix_view<const T>, index_t,
-                            index_t, T*);
+                            index_t, bool, T*);
 
     template <int... I>
     static constexpr auto adds(std::integer_sequence<int, I...>) {
@@ -165,13 +172,14 @@ void add_chosen_rows(executor_ref exec, const row_t* chosen, const T* weight, in
                      std::type_identity_t<panel_view<const T, Arch>> b, matrix_view<T> y) {
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
-    parallel_ranges(exec, y.rows, detail::tokens_per_panel, [&](index_t begin, index_t end) {
+    const bool far = asks_ahead(y);
+    parallel_ranges(exec, y.rows, detail::tokens_per_unit, [&](index_t begin, index_t end) {
         for (index_t t0 = begin; t0 < end; t0 += detail::tokens_per_panel) {
             const index_t t1 = std::min(end, t0 + detail::tokens_per_panel);
             index_t p = 0;
             for (; (p + 2) * W <= y.cols; p += 2) {
                 detail::add_chosen_pair<T, Arch>(b.panel(p), b.panel(p + 1), t0, t1, chosen, weight, k, y,
-                                                 p * W);
+                                                 p * W, far);
             }
             for (; p < b.panels(); ++p) {
                 const index_t width = b.width(p);
@@ -193,6 +201,7 @@ void dot_chosen_rows(executor_ref exec, std::type_identity_t<matrix_view<const T
     // 128: 146, 141, 135, 135 us. Entries of a list that a token meets at a time, one sum each: 4 take 1.2
     // times the time of 8.
     constexpr index_t block = 64, entries = 8;
+    const bool far = asks_ahead(x);
     parallel_ranges(exec, x.rows, block, [&](index_t begin, index_t end) {
         alignas(64) T sums[static_cast<std::size_t>(block * entries * L)];
         row_t rows[static_cast<std::size_t>(block * entries)];
@@ -207,7 +216,7 @@ void dot_chosen_rows(executor_ref exec, std::type_identity_t<matrix_view<const T
                 }
                 for (index_t p = 0; p < b.panels(); ++p) {
                     tile(b.panel(p), b.width(p), t0, t1, rows, x, p * W, std::min(b.width(p), x.cols - p * W),
-                         sums);
+                         far, sums);
                 }
                 T* const to = out + t0 * k + j;
                 const T* sum = sums;

@@ -10,6 +10,7 @@
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
 #include <mox/kernel/panels.hpp>
+#include <mox/kernel/streaming.hpp>
 #include <mox/simd/batch.hpp>
 #include <mox/simd/compress.hpp>
 #include <mox/simd/transpose.hpp>
@@ -55,8 +56,14 @@ struct block_ahead {
     const T* from = nullptr;
     index_t stride = 0;
     T* to = nullptr;
-    index_t left = 0;  ///< parts to turn
+    index_t left = 0;     ///< parts to turn
+    index_t further = 0;  ///< from a part to that of the block after, which is asked for; 0: nothing is
 
+    MOX_INLINE void ask() const noexcept {
+        if (further == 0) return;
+#pragma GCC unroll 8
+        for (index_t i = 0; i < R; ++i) simd::prefetch(from + i * stride + further);
+    }
     MOX_INLINE void advance() noexcept {
         from += L;
         to += L * pitch;
@@ -77,6 +84,15 @@ MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts,
     using ahead = block_ahead<T, Arch, V>;
     constexpr index_t L = simd::lanes<T, Arch>;
     const index_t parts_a_row = divide_up(next.left, rows);
+    // With registers to spare a part is loaded before the rest of the row that is summed (measured: 0.95;
+    // with 16 registers 1.05).
+    constexpr bool early = simd::registers<Arch> == 32;
+    simd::turning<T, Arch, ahead::R> part;
+    const auto load = [&] {
+        part.load(next.from, next.stride);
+        next.ask();
+    };
+    if (early && next.left > 0) load();
     for (index_t r = 0; r < rows; ++r, sums += V * L) {
         batch acc[V];
 #pragma GCC unroll 4
@@ -89,8 +105,7 @@ MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts,
             for (int v = 0; v < V; ++v) acc[v] = simd::fma(value, simd::load<T, Arch>(from + v * L), acc[v]);
         };
         for (index_t k = 0; k < parts_a_row && next.left > 0; ++k) {
-            simd::turning<T, Arch, ahead::R> part;
-            part.load(next.from, next.stride);
+            if constexpr (!early) load();
             if (at < end) add();
             part.template step<0>();
             if (at < end) add();
@@ -99,6 +114,7 @@ MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts,
             if constexpr (part.steps > 2) part.template step<2>();
             part.store(next.to, ahead::pitch);
             next.advance();
+            if (early && next.left > 0) load();
         }
         while (at < end) add();
 #pragma GCC unroll 4
@@ -161,6 +177,7 @@ void sparse_tokens(const sparse_rows<T>& a, matrix_view<const T> x, index_t begi
     alignas(64) T sums[static_cast<std::size_t>(sparse_height * tokens)];
     T *columns = both, *ahead = both + block;
     bool turned = false;
+    const bool far = asks_ahead(x);
     for (sparse_position at{begin, 0, 0}; at.t < end;) {
         const index_t count = std::min(tokens, end - at.t), rows = std::min(sparse_height, a.rows - at.r);
         if (!turned) {
@@ -169,7 +186,11 @@ void sparse_tokens(const sparse_rows<T>& a, matrix_view<const T> x, index_t begi
         const sparse_position next = at.next(a.rows, a.cols, tokens);
         turned = next.t + tokens <= end && next.c + sparse_columns <= a.cols;
         block_ahead<T, Arch, V> other{};
-        if (turned) other = {x.row(next.t) + next.c, x.stride, ahead, other.parts};
+        if (turned) {
+            const sparse_position after = next.next(a.rows, a.cols, tokens);
+            const index_t further = far ? (after.t - next.t) * x.stride + after.c - next.c : 0;
+            other = {x.row(next.t) + next.c, x.stride, ahead, other.parts, further};
+        }
         add_sparse<T, Arch, V>(a.values, a.starts + at.c / sparse_columns * a.rows + at.r, rows, columns,
                                sums, at.c == 0, other);
         if (next.c == 0) write_sums<T, Arch, V>(sums, at.r, rows, at.t, count, z);

@@ -24,6 +24,15 @@ bool streams(const matrix_view<T>& to) noexcept {
            reinterpret_cast<std::uintptr_t>(to.data) % sizeof(simd::batch<T, Arch>) == 0;
 }
 
+/// Whether a kernel that takes `x` in pieces, a few columns of many rows, should ask for them in advance: the
+/// hardware fetches ahead along a row, not from row to row. Where the rows lie in a cache it only costs.
+/// (Measured with a last cache of 32 MB, an adapter of 1024 columns, 8 of 32 ranks, time with asking in units
+/// of that without: rows of 2 MB 1.015, 3 and 4 MB 1.00, 6 MB 0.88, 8 MB 0.80; 512 rows of 4096 columns 0.6.)
+template <class T>
+bool asks_ahead(const matrix_view<T>& x) noexcept {
+    return x.rows * x.cols * static_cast<index_t>(sizeof(T)) > simd::last_level_cache() / 8;
+}
+
 namespace detail {
 
 // Calls body with std::true_type where results go past the caches, and with std::false_type elsewhere.
@@ -50,6 +59,14 @@ MOX_INLINE void put(T* p, const simd::batch<T, Arch>& v, index_t n) noexcept {
 template <bool Stream, class T>
 MOX_INLINE void ask_for_next(const T* p) noexcept {
     if constexpr (Stream) simd::prefetch(p);
+}
+
+// Asks for the lines of n values at p; any address is allowed.
+template <class T>
+MOX_INLINE void ask_for(const T* p, index_t n) noexcept {
+    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+#pragma GCC unroll 8
+    for (index_t i = 0; i < n; i += line) simd::prefetch(p + i);
 }
 
 // `value` in the first `count` lanes, zero in the others.
