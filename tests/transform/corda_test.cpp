@@ -75,7 +75,26 @@ void check_case(const std::string& name, corda_mode mode) {
     CHECK(distance(grads.read("b"), mox_test::transposed(g.tensor("grad.param.B"))) < 1e-10);
 }
 
-constexpr adapter_spec rank3{.rank = 3}, rank2{.rank = 2}, scaled{.rank = 3, .alpha = 12};
+constexpr adapter_spec rank3{.rank = 3}, rank2{.rank = 2}, scaled{.rank = 3, .alpha = 12},
+    kept{.rank = 3, .alpha = 12, .kept_ranks = 2};
+
+// Behind another layer: the same function, of an adapter that is not zero.
+template <adapter_spec Spec>
+void check_start(const corda_covariance& c) {
+    using adapted = lora<linear<7, 9, bias::with>, Spec>;
+    using net = stack<linear<5, 7>, adapted>;
+    auto w = mox_test::random_params<net, double>(4);
+    w.write("1.b", std::vector<double>(27, 0.0));
+    const auto x = normal_numbers<double>(50, 1);
+    const auto rows = batch::equal(1, 10);
+    tape<net, double> t;
+    const auto before = run_forward(w, x, rows, t);
+    corda_initialise<adapted>(w, "1", c, corda_mode::instruction);
+    CHECK(distance(run_forward(w, x, rows, t), before) < 1e-12);
+    double size = 0;
+    for (const double v : w.read("1.b")) size += std::abs(v);
+    CHECK(size > 1);
+}
 
 }  // namespace
 
@@ -85,19 +104,9 @@ TEST_CASE("golden: corda", "[golden][transform]") {
 }
 
 TEST_CASE("corda: any scale keeps the function, and all components are the weight", "[transform][corda]") {
-    using net = stack<linear<5, 7>, lora<linear<7, 9, bias::with>, scaled>>;
-    auto w = mox_test::random_params<net, double>(4);
-    w.write("1.b", std::vector<double>(27, 0.0));
-    const auto x = normal_numbers<double>(50, 1);
-    const auto rows = batch::equal(1, 10);
-    tape<net, double> t;
-    const auto before = run_forward(w, x, rows, t);
     const auto c = covariance_of(normal_numbers<double>(7 * 30, 5), 3, 10, 7);
-    corda_initialise<lora<linear<7, 9, bias::with>, scaled>>(w, "1", c, corda_mode::instruction);
-    CHECK(distance(run_forward(w, x, rows, t), before) < 1e-12);
-    double size = 0;
-    for (const double v : w.read("1.b")) size += std::abs(v);
-    CHECK(size > 1);
+    check_start<scaled>(c);
+    check_start<kept>(c);
 
     const auto weight = normal_numbers<double>(63, 8);
     const auto all = corda(std::span<const double>(weight), 7, 9, 7, c, corda_mode::knowledge);

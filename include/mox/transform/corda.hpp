@@ -109,16 +109,16 @@ corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t ra
 }
 
 /// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
-/// the place of the base. The function stays the same up to rounding. The adapter is then not zero: what it
-/// learns is its factors' product minus the one at the start (mox::sum_adapters makes a plain adapter of
-/// that).
+/// the place of the base; kept ranks stay. The function stays the same up to rounding. The adapter is then
+/// not zero: what it learns is its factors' product minus the one at the start (mox::sum_adapters makes a
+/// plain adapter of that).
 template <class Layer, class Net, class T>
 void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
                       corda_mode mode, double damping = 0.01) {
     const std::string prefix = path.empty() ? "" : path + ".";
     const std::vector<T> base = weights.read(prefix + "0.0.weight");
-    const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks, inputs, mode,
-                                Layer::scale, damping);
+    const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,
+                                inputs, mode, Layer::scale, damping);
     weights.write(prefix + "a", std::vector<T>(s.a.begin(), s.a.end()));
     weights.write(prefix + "b", std::vector<T>(s.b.begin(), s.b.end()));
     weights.write(prefix + "0.0.weight", std::vector<T>(s.residual.begin(), s.residual.end()));
