@@ -1,15 +1,16 @@
 #include <mox/kernel/grouped.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include <mox/exec/thread_pool.hpp>
+#include <mox/kernel/reference/gemm.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/panels.hpp"
 
 using namespace mox;
+using mox_test::difference;
 using mox_test::guarded_rows;
 using mox_test::panel_matrices;
 
@@ -34,131 +35,84 @@ struct groups {
 template <class T>
 void check_shape(index_t tokens, index_t experts, index_t in, index_t out, executor_ref exec, double bound) {
     CAPTURE(tokens, experts, in, out);
+    using in_double = guarded_rows<double>;
+    namespace plain = kernel::reference;
     const groups g(experts, tokens);
+    const row_t *const offsets = g.offsets.data(), *const token = g.tokens.data();
     panel_matrices<T> w(experts, in, out, 1);
-    guarded_rows<T> x(tokens, in, 2), dy(tokens, out, 3), slot_x(g.slots(), in, 4);
+    guarded_rows<T> x(tokens, in, 2), dy(tokens, out, 3), slot_x(g.slots(), in, 4),
+        slot_dy(g.slots(), out, 8);
+    in_double x2(x), dy2(dy), slot_x2(slot_x), slot_dy2(slot_dy);
     std::vector<T> scale;
     for (index_t s = 0; s < g.slots(); ++s)
         scale.push_back(static_cast<T>(0.5 + 0.1 * static_cast<double>(s % 7)));
+    const std::vector<double> scale2(scale.begin(), scale.end());
     const kernel::panel_stack<const T, simd::default_arch> stack{w.view()};
-    const auto close = [&](double a, double b) {
-        return std::abs(a - b) <= bound * std::max(1.0, std::abs(b));
+    const auto check = [&](const guarded_rows<T>& values, const in_double& expected) {
+        CHECK(difference(values, expected) <= bound);
+        CHECK(values.guards_hold());
     };
-    bool fits = true;
 
     for (const bool accumulate : {false, true}) {
+        const double kept = accumulate ? 1 : 0;
         {
             // Gathered tokens to slots.
-            guarded_rows<T> y(g.slots(), out, 5);
-            const guarded_rows<T> before = y;
-            kernel::grouped_product<T>(exec, g.view(), kernel::row_source<const T>(x.view(), g.tokens.data()),
-                                       stack,
+            guarded_rows<T> y(g.slots(), out, 5), d(g.slots(), in, 6);
+            in_double y2(y), d2(d);
+            kernel::grouped_product<T>(exec, g.view(), kernel::row_source<const T>(x.view(), token), stack,
                                        {kernel::row_source<T>(y.view()), out, scale.data(), accumulate});
-            for (index_t e = 0; e < experts; ++e) {
-                for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
-                    for (index_t n = 0; n < out; ++n) {
-                        double sum = 0;
-                        for (index_t k = 0; k < in; ++k)
-                            sum += x(g.tokens[static_cast<std::size_t>(s)], k) * w.at(e, k, n);
-                        sum *= static_cast<double>(scale[static_cast<std::size_t>(s)]);
-                        fits = fits && close(y(s, n), (accumulate ? before(s, n) : 0) + sum);
-                    }
-                }
-            }
-            CHECK(fits);
-            CHECK(y.guards_hold());
+            plain::grouped_product<double>(x2.view(), token, offsets, experts, w.plain.data(), scale2.data(),
+                                           y2.view(), accumulate);
+            check(y, y2);
+            kernel::grouped_transposed<T>(exec, g.view(), kernel::row_source<const T>(dy.view(), token), out,
+                                          stack, {kernel::row_source<T>(d.view()), in, nullptr, accumulate});
+            plain::grouped_transposed<double>(dy2.view(), token, offsets, experts, w.plain.data(), d2.view(),
+                                              accumulate);
+            check(d, d2);
         }
         {
             // Slots added up at their tokens; tokens without a slot become zero.
-            guarded_rows<T> y(tokens, out, 5);
-            const guarded_rows<T> before = y;
+            guarded_rows<T> y(tokens, out, 5), dx(tokens, in, 7);
+            in_double y2(guarded_rows<T>(tokens, out, 5, kept)), dx2(guarded_rows<T>(tokens, in, 7, kept));
+            in_double slot_y(g.slots(), out, 9), slot_dx(g.slots(), in, 9);
             kernel::grouped_product_to_tokens<T>(
-                exec, g.view(), g.tokens.data(), kernel::row_source<const T>(slot_x.view()),
+                exec, g.view(), token, kernel::row_source<const T>(slot_x.view()),
                 static_cast<const T*>(scale.data()), stack, y.view(), accumulate);
-            for (index_t t = 0; t < tokens; ++t) {
-                for (index_t n = 0; n < out; ++n) {
-                    double sum = accumulate ? before(t, n) : 0;
-                    for (index_t e = 0; e < experts; ++e) {
-                        for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
-                            if (g.tokens[static_cast<std::size_t>(s)] != t) continue;
-                            for (index_t k = 0; k < in; ++k) {
-                                sum += static_cast<double>(scale[static_cast<std::size_t>(s)]) *
-                                       slot_x(s, k) * w.at(e, k, n);
-                            }
-                        }
-                    }
-                    fits = fits && close(y(t, n), sum);
-                }
-            }
-            CHECK(fits);
-            CHECK(y.guards_hold());
-        }
-        {
-            // Transposed: gathered tokens to slots, then slots to tokens.
-            guarded_rows<T> d(g.slots(), in, 6);
-            const guarded_rows<T> before = d;
-            kernel::grouped_transposed<T>(exec, g.view(),
-                                          kernel::row_source<const T>(dy.view(), g.tokens.data()), out, stack,
-                                          {kernel::row_source<T>(d.view()), in, nullptr, accumulate});
-            guarded_rows<T> dx(tokens, in, 7), slot_dy(g.slots(), out, 8);
-            const guarded_rows<T> dx_before = dx;
-            kernel::grouped_transposed_to_tokens<T>(exec, g.view(), g.tokens.data(),
+            plain::grouped_product<double>(slot_x2.view(), nullptr, offsets, experts, w.plain.data(),
+                                           scale2.data(), slot_y.view(), false);
+            plain::add_to_tokens<double>(slot_y.view(), token, y2.view());
+            check(y, y2);
+            kernel::grouped_transposed_to_tokens<T>(exec, g.view(), token,
                                                     kernel::row_source<const T>(slot_dy.view()), out, stack,
                                                     dx.view(), accumulate);
-            std::vector<double> expected(static_cast<std::size_t>(tokens * in), 0);
-            for (index_t e = 0; e < experts; ++e) {
-                for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
-                    const row_t t = g.tokens[static_cast<std::size_t>(s)];
-                    for (index_t k = 0; k < in; ++k) {
-                        double sum = accumulate ? before(s, k) : 0, other = 0;
-                        for (index_t n = 0; n < out; ++n) {
-                            sum += dy(t, n) * w.at(e, k, n);
-                            other += slot_dy(s, n) * w.at(e, k, n);
-                        }
-                        fits = fits && close(d(s, k), sum);
-                        expected[static_cast<std::size_t>(t * in + k)] += other;
-                    }
-                }
-            }
-            for (index_t t = 0; t < tokens; ++t) {
-                for (index_t k = 0; k < in; ++k) {
-                    fits = fits && close(dx(t, k), expected[static_cast<std::size_t>(t * in + k)] +
-                                                       (accumulate ? dx_before(t, k) : 0));
-                }
-            }
-            CHECK(fits);
-            CHECK(d.guards_hold());
-            CHECK(dx.guards_hold());
+            plain::grouped_transposed<double>(slot_dy2.view(), nullptr, offsets, experts, w.plain.data(),
+                                              slot_dx.view(), false);
+            plain::add_to_tokens<double>(slot_dx.view(), token, dx2.view());
+            check(dx, dx2);
         }
-        {
-            panel_matrices<T> dw(experts, in, out, 9);
-            const std::vector<double> before = dw.plain;
-            kernel::grouped_weight_gradient<T>(exec, g.view(), kernel::row_source<const T>(slot_x.view()),
-                                               kernel::row_source<const T>(dy.view(), g.tokens.data()), out,
-                                               kernel::panel_stack<T, simd::default_arch>{dw.view()},
-                                               accumulate);
-            for (index_t e = 0; e < experts; ++e) {
-                for (index_t k = 0; k < in; ++k) {
-                    for (index_t n = 0; n < dw.padded; ++n) {
-                        double sum = 0;
-                        if (n < out) {
-                            if (accumulate) sum = before[static_cast<std::size_t>((e * in + k) * out + n)];
-                            for (index_t s = g.view().begin(e); s < g.view().end(e); ++s) {
-                                sum += slot_x(s, k) * dy(g.tokens[static_cast<std::size_t>(s)], n);
-                            }
-                            // A group without slots: exactly zero.
-                            if (g.view().begin(e) == g.view().end(e) && !accumulate)
-                                fits = fits && dw.view(e)(k, n) == T(0);
-                        } else {
-                            // Unused columns of the last panel stay zero.
-                            fits = fits && dw.view(e)(k, n) == T(0);
-                        }
-                        fits = fits && close(static_cast<double>(dw.view(e)(k, n)), sum);
-                    }
+        panel_matrices<T> dw(experts, in, out, 9);
+        std::vector<double> dw2(dw.plain);
+        for (double& v : dw2) v *= kept;
+        kernel::grouped_weight_gradient<T>(exec, g.view(), kernel::row_source<const T>(slot_x.view()),
+                                           kernel::row_source<const T>(dy.view(), token), out,
+                                           kernel::panel_stack<T, simd::default_arch>{dw.view()}, accumulate);
+        bool fits = true;
+        for (index_t e = 0; e < experts; ++e) {
+            const matrix_view<double> expected(dw2.data() + e * in * out, in, out);
+            for (index_t s = offsets[e]; s < offsets[e + 1]; ++s) {
+                plain::weight_gradient<double>(slot_x2.view().middle_rows(s, 1), nullptr,
+                                               dy2.view().middle_rows(token[s], 1), expected, true);
+            }
+            for (index_t k = 0; k < in; ++k) {
+                for (index_t n = 0; n < dw.padded; ++n) {
+                    // Exactly zero: a group without slots, and unused columns of the last panel.
+                    const double value = static_cast<double>(dw.view(e)(k, n)),
+                                 sum = n < out ? expected(k, n) : 0;
+                    fits = fits && difference(value, sum) <= (sum == 0 ? 0 : bound);
                 }
             }
-            CHECK(fits);
         }
+        CHECK(fits);
     }
 }
 

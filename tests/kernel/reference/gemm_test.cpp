@@ -34,10 +34,26 @@ TEST_CASE("plain products: by hand, with chosen rows, factors and sums", "[kerne
 
 TEST_CASE("plain products: groups, one without tokens", "[kernel][reference]") {
     // Expert 0 doubles, expert 1 has nobody, expert 2 negates.
-    const std::vector<double> x{1, 2, 3}, weights{2, 50, -1}, gate{1, 0.5, 10};
+    using numbers = std::vector<double>;
+    const numbers x{1, 2, 3}, weights{2, 50, -1}, gate{1, 0.5, 10};
     const std::vector<row_t> offsets{0, 2, 2, 3}, token{0, 2, 2};
-    std::vector<double> y{100, 100, 100};
-    plain::grouped_product<double>({x.data(), 3, 1}, offsets.data(), 3, token.data(), gate.data(),
-                                   weights.data(), {y.data(), 3, 1});
-    CHECK(y == std::vector<double>{102, 100, 73});
+    const matrix_view<const double> rows(x.data(), 3, 1);
+    numbers slots{7, 7, 7}, y{100, 100, 100};
+    const matrix_view<double> to(slots.data(), 3, 1);
+    plain::grouped_product<double>(rows, token.data(), offsets.data(), 3, weights.data(), gate.data(), to,
+                                   false);
+    CHECK(slots == numbers{2, 3, -30});
+    plain::add_to_tokens<double>(to, token.data(), {y.data(), 3, 1});
+    CHECK(y == numbers{102, 100, 73});
+    plain::grouped_product<double>(rows, nullptr, offsets.data(), 3, weights.data(), nullptr, to, true);
+    CHECK(slots == numbers{4, 7, -33});
+
+    // Inputs by two: experts add and take away.
+    const numbers wide{1, 1, 0, 0, 1, -1};
+    numbers d(6, 1.0);
+    plain::grouped_transposed<double>(rows, token.data(), offsets.data(), 3, wide.data(), {d.data(), 3, 2},
+                                      false);
+    CHECK(d == numbers{1, 1, 3, 3, 3, -3});
+    plain::grouped_transposed<double>(rows, nullptr, offsets.data(), 3, wide.data(), {d.data(), 3, 2}, true);
+    CHECK(d == numbers{2, 2, 5, 5, 6, -6});
 }

@@ -50,19 +50,38 @@ void weight_gradient(matrix_view<const T> x, const row_t* row, matrix_view<const
     }
 }
 
-/// One mixture-of-experts product: y_t += gate * x_t W_e for every (token, expert, gate), experts ascending.
+/// Products by slot: y_s (+)= scale_s * x_row(s) W_e for the slots s of each group e, offsets[e] up to
+/// offsets[e + 1]. weights: groups x inputs x outputs; row and scale as above.
 template <class T>
-void grouped_product(matrix_view<const T> x, const row_t* offsets, index_t experts, const row_t* token,
-                     const T* gate, const T* weights, matrix_view<T> y) {
-    for (index_t e = 0; e < experts; ++e) {
-        const matrix_view<const T> w(weights + e * x.cols * y.cols, x.cols, y.cols);
+void grouped_product(matrix_view<const T> x, const row_t* row, const row_t* offsets, index_t groups,
+                     const T* weights, const T* scale, matrix_view<T> y, bool accumulate) {
+    for (index_t e = 0; e < groups; ++e) {
         for (index_t s = offsets[e]; s < offsets[e + 1]; ++s) {
-            for (index_t n = 0; n < y.cols; ++n) {
-                T sum = 0;
-                for (index_t k = 0; k < x.cols; ++k) sum += x(token[s], k) * w(k, n);
-                y(token[s], n) += gate[s] * sum;
-            }
+            product<T>(x.middle_rows(row ? row[s] : s, 1), nullptr,
+                       {weights + e * x.cols * y.cols, x.cols, y.cols}, scale ? scale + s : nullptr,
+                       y.middle_rows(s, 1), accumulate);
         }
+    }
+}
+
+/// dx_s (+)= dy_row(s) W_e'.
+template <class T>
+void grouped_transposed(matrix_view<const T> dy, const row_t* row, const row_t* offsets, index_t groups,
+                        const T* weights, matrix_view<T> dx, bool accumulate) {
+    for (index_t e = 0; e < groups; ++e) {
+        for (index_t s = offsets[e]; s < offsets[e + 1]; ++s) {
+            product_transposed<T>(dy.middle_rows(row ? row[s] : s, 1), nullptr,
+                                  {weights + e * dx.cols * dy.cols, dx.cols, dy.cols}, dx.middle_rows(s, 1),
+                                  accumulate);
+        }
+    }
+}
+
+/// The slots of a token added up: y_token(s) += x_s.
+template <class T>
+void add_to_tokens(matrix_view<const T> x, const row_t* token, matrix_view<T> y) {
+    for (index_t s = 0; s < x.rows; ++s) {
+        for (index_t j = 0; j < x.cols; ++j) y(token[s], j) += x(s, j);
     }
 }
 
