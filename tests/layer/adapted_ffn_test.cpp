@@ -7,10 +7,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -24,14 +26,6 @@ template <index_t D, index_t H, class Act = activation::silu>
 using plain = adapted_ffn<D, H, Act, as_they_are>;
 template <index_t D, index_t H, class Act = activation::silu>
 using adapted = adapted_ffn<D, H, Act, with_lora<rank3>>;
-
-template <class Net>
-void gradients(const batch& rows) {
-    const auto r = gradcheck<Net>({}, rows);
-    INFO(r.message);
-    CHECK(r.passed);
-    CHECK(r.worst() < 1e-8);
-}
 
 }  // namespace
 

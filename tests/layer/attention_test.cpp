@@ -9,10 +9,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -106,14 +108,7 @@ void check_against_plain(const std::vector<index_t>& lengths, std::uint64_t seed
     for (const auto& info : params<net, double>::tensors()) CHECK(a.read(info) == b.read(info));
 }
 
-template <class Net>
-void gradients(const batch& rows) {
-    gradcheck_options o;
-    o.samples = 24;
-    const auto r = gradcheck<Net>(o, rows);
-    INFO(r.message << ", worst " << r.worst());
-    CHECK(r.passed);
-}
+const gradcheck_options few{.samples = 24};
 
 }  // namespace
 
@@ -132,14 +127,14 @@ TEST_CASE("attention: forward against the full map", "[layer][attention]") {
 
 TEST_CASE("attention: gradients", "[layer][attention]") {
     const batch ragged = batch::ragged({5, 0, 1, 3});
-    gradients<attention<attention_spec{.width = 6, .heads = 3}>>(ragged);
-    gradients<attention<attention_spec{.width = 6, .heads = 3}, mask::full>>(ragged);
+    gradients<attention<attention_spec{.width = 6, .heads = 3}>>(few, ragged);
+    gradients<attention<attention_spec{.width = 6, .heads = 3}, mask::full>>(few, ragged);
     gradients<
         attention<attention_spec{.width = 5, .heads = 4, .kv_heads = 2, .head_dim = 2, .interleaved = true}>>(
-        ragged);
+        few, ragged);
     gradients<attention<attention_spec{.width = 5, .heads = 1, .rotary = false}, mask::full>>(
-        batch::equal(2, 6));
-    gradients<attention<attention_spec{.width = 4, .heads = 2}>>(batch::equal(1, 70));
+        few, batch::equal(2, 6));
+    gradients<attention<attention_spec{.width = 4, .heads = 2}>>(few, batch::equal(1, 70));
 }
 
 TEST_CASE("attention: float agrees with double", "[layer][attention]") {

@@ -9,10 +9,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -89,13 +91,6 @@ void check_against_plain(const std::vector<index_t>& lengths, const F& factor, s
         CHECK(distance(run_infer(w, x, rows, t), expected) < 1e-12);
         CHECK(t.aux_loss() == 0.0);
     }
-}
-
-template <class Net>
-void gradients(gradcheck_options o, const batch& rows) {
-    const auto r = gradcheck<Net>(o, rows);
-    INFO(r.message << ", worst " << r.worst());
-    CHECK(r.passed);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
@@ -55,11 +56,7 @@ void check_ffn(bool gated, bool biased) {
         tape<Net, double> t;
         CHECK(distance(run_forward(w, x, batch::equal(1, tokens), t), expected) < 1e-12);
     }
-    gradcheck_options o;
-    o.samples = 24;
-    const auto r = gradcheck<Net>(o, batch::equal(1, 5));
-    INFO(r.message << ", worst " << r.worst());
-    CHECK(r.passed);
+    mox_test::gradients<Net>({.samples = 24}, batch::equal(1, 5));
 }
 
 }  // namespace

@@ -2,17 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <vector>
 
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using Catch::Matchers::Contains;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -28,16 +29,6 @@ using mola = bank<5, route::top_k<2>, balance::load<>>;
 using soft = bank<4, route::all, gate::softmax, balance::localised<>>;
 using broadcast =
     bank<6, route::entropy_broadcast<>, gate::softmax, balance::soft_load<>, balance::mean_entropy<>>;
-
-template <class Net>
-void gradients(const batch& rows, std::vector<std::string> zero = {}) {
-    gradcheck_options o;
-    o.may_be_zero = std::move(zero);
-    const auto r = gradcheck<Net>(o, rows);
-    INFO(r.message);
-    CHECK(r.passed);
-    CHECK(r.worst() < 1e-8);
-}
 
 }  // namespace
 

@@ -10,10 +10,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -28,14 +30,6 @@ constexpr mixlora_spec every{.adapter = {.rank = 2, .alpha = 4}},
 constexpr mixlora_spec dropping{.adapter = {.rank = 2, .alpha = 4, .dropout = 0.3}};
 using base = swiglu<9, 7>;
 using net = mixlora<9, 7, activation::silu, 4, every, route::top_k<2>, balance::load<>>;
-
-template <class Net>
-void gradients(const batch& rows) {
-    const auto r = gradcheck<Net>({}, rows);
-    INFO(r.message);
-    CHECK(r.passed);
-    CHECK(r.worst() < 1e-8);
-}
 
 template <mixlora_spec Spec>
 struct constant_spec {

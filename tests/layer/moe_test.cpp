@@ -9,10 +9,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -88,13 +90,6 @@ void check_against_plain(index_t tokens, std::uint64_t seed) {
     params<net, double> a, b;
     CHECK(run_backward(w, dy, threaded, a) == run_backward(w, dy, serial, b));
     for (const auto& info : params<net, double>::tensors()) CHECK(a.read(info) == b.read(info));
-}
-
-template <class Net>
-void gradients(gradcheck_options o, const batch& rows) {
-    const auto r = gradcheck<Net>(o, rows);
-    INFO(r.message << ", worst " << r.worst());
-    CHECK(r.passed);
 }
 
 }  // namespace

@@ -6,10 +6,12 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -60,13 +62,6 @@ void check_norms(index_t tokens) {
         tape<net, double> t;
         CHECK(distance(run_forward(w, x, rows, t), expected) < 1e-13);
     }
-}
-
-template <class Net>
-void gradients(const batch& rows) {
-    const auto r = gradcheck<Net>({}, rows);
-    INFO(r.message << ", worst " << r.worst());
-    CHECK(r.passed);
 }
 
 }  // namespace

@@ -5,11 +5,13 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using Catch::Matchers::Contains;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -29,14 +31,6 @@ batch with_masks() {
     // Two of three, anything, one, all, none.
     rows.with_allowed_experts({1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0}, 4);
     return rows;
-}
-
-template <class Net>
-void gradients(const batch& rows) {
-    const auto r = gradcheck<Net>({}, rows);
-    INFO(r.message);
-    CHECK(r.passed);
-    CHECK(r.worst() < 1e-7);
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_backward;
@@ -26,15 +28,10 @@ using net = stack<sequence_gate<7, 3>, follower<7, 9>, residual<rms_norm<9>, fol
 }  // namespace
 
 TEST_CASE("sequence_gate: the gradients of all followers add up in it", "[layer][sequence_gate]") {
-    const auto check = [](const gradcheck_result& r) {
-        INFO(r.message);
-        CHECK(r.passed);
-        CHECK(r.worst() < 1e-7);
-    };
-    check(gradcheck<net>({}, batch::ragged({3, 0, 5, 1})));
+    gradients<net>(batch::ragged({3, 0, 5, 1}));
     // In repeated blocks, and two gates, of which each leads those behind it.
-    check(gradcheck<stack<sequence_gate<7, 3>, repeat<2, residual<rms_norm<7>, follower<7, 7>>>,
-                          sequence_gate<7, 3>, follower<7, 9>>>({}, batch::ragged({3, 0, 5})));
+    gradients<stack<sequence_gate<7, 3>, repeat<2, residual<rms_norm<7>, follower<7, 7>>>,
+                    sequence_gate<7, 3>, follower<7, 9>>>(batch::ragged({3, 0, 5}));
 }
 
 TEST_CASE("sequence_gate: changes no row, and learns nothing when nobody follows", "[layer][sequence_gate]") {

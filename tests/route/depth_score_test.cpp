@@ -6,9 +6,11 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 
@@ -66,16 +68,12 @@ TEST_CASE("depth score: gradients, also through the attention map", "[route][dep
     o.samples = 40;
     o.may_be_zero = {"0.0.out"};  // the map does not depend on the output weights
     const batch rows = batch::ragged({5, 0, 1, 9});
-    const auto check = [&](const gradcheck_result& r) {
-        INFO(r.message << ", worst " << r.worst());
-        CHECK(r.passed);
-    };
-    check(gradcheck<shown<route::learned, 5>>(o, rows));
-    check(gradcheck<after_attention<route::attention_received_per_query, mask::causal>>(o, rows));
-    check(gradcheck<after_attention<route::attention_received, mask::causal>>(o, rows));
+    gradients<shown<route::learned, 5>>(o, rows);
+    gradients<after_attention<route::attention_received_per_query, mask::causal>>(o, rows);
+    gradients<after_attention<route::attention_received, mask::causal>>(o, rows);
     // Long enough for several blocks of query rows.
     o.samples = 6;
-    check(gradcheck<after_attention<route::attention_received, mask::causal>>(o, batch::equal(1, 110)));
+    gradients<after_attention<route::attention_received, mask::causal>>(o, batch::equal(1, 110));
 }
 
 TEST_CASE("depth score: received attention is a mean", "[route][depth_score]") {

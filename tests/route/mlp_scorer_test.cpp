@@ -6,9 +6,11 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_forward;
@@ -31,19 +33,13 @@ batch with_masks() {
 }  // namespace
 
 TEST_CASE("mlp_scorer: gradients, token by token, per sequence, and with a mask", "[route][mlp_scorer]") {
-    const auto check = [](const gradcheck_result& r) {
-        INFO(r.message);
-        CHECK(r.passed);
-        CHECK(r.worst() < 1e-7);
-    };
-    check(gradcheck<per_token>({}, with_masks()));
-    check(gradcheck<per_image>({}, with_masks()));
-    check(gradcheck<mova>({}, with_masks()));
-    check(gradcheck<moe<experts<4, swiglu<7, 5>>, route::mlp_scorer<6, activation::relu>, route::top_k<2>>>(
-        {}, with_masks()));
+    gradients<per_token>(with_masks());
+    gradients<per_image>(with_masks());
+    gradients<mova>(with_masks());
+    gradients<moe<experts<4, swiglu<7, 5>>, route::mlp_scorer<6, activation::relu>, route::top_k<2>>>(
+        with_masks());
     constexpr mixlora_spec spec{.adapter = rank2};
-    check(gradcheck<mixlora<7, 5, activation::silu, 4, spec, route::mlp_scorer<3>, route::top_k<2>>>(
-        {}, with_masks()));
+    gradients<mixlora<7, 5, activation::silu, 4, spec, route::mlp_scorer<3>, route::top_k<2>>>(with_masks());
 }
 
 TEST_CASE("mlp_scorer: gates against plain loops, a decision per image from text and mean token",

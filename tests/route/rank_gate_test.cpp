@@ -7,11 +7,13 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
 using Catch::Matchers::Contains;
 using mox_test::distance;
+using mox_test::gradients;
 using mox_test::normal_numbers;
 using mox_test::random_params;
 using mox_test::run_forward;
@@ -241,12 +243,6 @@ constexpr adapter_spec rank9{.rank = 9, .alpha = 9}, dropping{.rank = 6, .alpha 
 template <coefficient Explore, rank_gate::score_form Form = rank_gate::score_form::softmax_on_selected>
 using exploring = rank_gate::sigmoid_top_k<4, 1, coefficient{1e-5}, Form, Explore>;
 
-void gradients_of(const gradcheck_result& r) {
-    INFO(r.message);
-    CHECK(r.passed);
-    CHECK(r.worst() < 1e-7);
-}
-
 }  // namespace
 
 TEST_CASE("sigmoid_top_k: exploring draws ranks, each once, and weighs them as always",
@@ -328,15 +324,14 @@ TEST_CASE("sigmoid_top_k: a forward explores as a whole, as often as it is told"
 
 TEST_CASE("sigmoid_top_k: gradients while exploring, picked and in full, threads", "[route][rank_gate]") {
     const auto rows = batch::ragged({3, 0, 5});
-    gradients_of(gradcheck<lora<base, rank6, exploring<always>>>({}, rows));
+    gradients<lora<base, rank6, exploring<always>>>(rows);
     // A bias that is always positive: drawn scores may not sum to zero.
-    gradients_of(
-        gradcheck<lora<base, rank6, exploring<always, rank_gate::score_form::sigmoid_sum>>>({}, rows));
-    gradients_of(gradcheck<lora<base, dropping, exploring<always>>>({}, rows));
+    gradients<lora<base, rank6, exploring<always, rank_gate::score_form::sigmoid_sum>>>(rows);
+    gradients<lora<base, dropping, exploring<always>>>(rows);
     using picked =
         rank_gate::sigmoid_top_k<2, 1, coefficient{1e-5}, rank_gate::score_form::softmax_on_selected, always>;
     static_assert(lora<base, rank9, picked>::picks && !lora<base, rank6, exploring<always>>::picks);
-    gradients_of(gradcheck<lora<base, rank9, picked>>({}, rows));
+    gradients<lora<base, rank9, picked>>(rows);
     CHECK(mox_test::same_for_threads<lora<linear<70, 90>, rank9, picked>>(batch::ragged({300, 200})));
     CHECK(mox_test::same_for_threads<lora<linear<70, 90>, dropping, exploring<half>>>(
         batch::ragged({300, 200})));
@@ -388,14 +383,11 @@ TEST_CASE("balanced: R sum P^2 of the mean weights, in training only", "[route][
 TEST_CASE("balanced: gradients around any gate with weights, and threads", "[route][rank_gate]") {
     const auto rows = batch::ragged({3, 0, 5});
     constexpr adapter_spec kept{.rank = 4, .kept_ranks = 3};
-    gradients_of(gradcheck<
-                 lora<base, kept, rank_gate::balanced<rank_gate::self_activated<3, coefficient{0.3}>, half>>>(
-        {}, rows));
-    gradients_of(
-        gradcheck<lora<base, rank6, rank_gate::balanced<rank_gate::sigmoid_top_k<3>, half>>>({}, rows));
-    gradients_of(
-        gradcheck<lora<base, rank9, rank_gate::balanced<rank_gate::sigmoid_top_k<2>, half>>>({}, rows));
-    gradients_of(gradcheck<lora<base, rank6, rank_gate::balanced<exploring<always>, half>>>({}, rows));
+    gradients<lora<base, kept, rank_gate::balanced<rank_gate::self_activated<3, coefficient{0.3}>, half>>>(
+        rows);
+    gradients<lora<base, rank6, rank_gate::balanced<rank_gate::sigmoid_top_k<3>, half>>>(rows);
+    gradients<lora<base, rank9, rank_gate::balanced<rank_gate::sigmoid_top_k<2>, half>>>(rows);
+    gradients<lora<base, rank6, rank_gate::balanced<exploring<always>, half>>>(rows);
     using wide = lora<linear<70, 90>, rank9,
                       rank_gate::balanced<rank_gate::self_activated<3, coefficient{0.3}>, half>>;
     CHECK(mox_test::same_for_threads<wide>(batch::ragged({300, 200})));
