@@ -302,8 +302,7 @@ TEST_CASE("drawing blocks and training only those allocates nothing after two st
         mox::params<blocks> weights{mox::init::standard, 1}, grads;
         mox::tape<blocks> tape(exec);
         mox::adamw<blocks> adam;
-        // Looks for directions in the first step of each block only.
-        mox::projected_adamw<blocks> low({.rank = 2, .interval = 1000});
+        mox::projected_adamw<blocks> low({.rank = 2, .interval = 2});
         mox::trainable_mask<blocks> mask;
         auto draw = mox::schedule::lisa(mask.blocks, {.active = 2, .interval = 1}, 3);
         const auto ids = some_ids(20, 1);

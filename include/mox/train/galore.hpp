@@ -50,11 +50,11 @@ public:
     bool looks() const noexcept { return step_ % options_.interval == 0; }
 
     /// Looks for new directions when it is time for it; `project` does so unless this came before. Throws
-    /// mox::error when the gradient is then not finite; P is unchanged. The search allocates.
-    void look(std::span<const T> gradient) {
+    /// mox::error when the gradient is then not finite; P is unchanged. `search` lends its memory.
+    void look(std::span<const T> gradient, direction_search& search) {
         check::size("mox::galore::look", "gradient", "elements", rows_ * cols_, ssize_of(gradient));
         if (!looks()) return;
-        refresh(gradient);
+        refresh(gradient, search);
         fresh_ = true;
     }
 
@@ -63,7 +63,8 @@ public:
     void project(std::span<const T> gradient, std::span<T> low, executor_ref exec = {}) {
         check::size("mox::galore::project", "gradient", "elements", rows_ * cols_, ssize_of(gradient));
         check::size("mox::galore::project", "low", "elements", low_size(), ssize_of(low));
-        if (looks() && !fresh_) refresh(gradient);
+        direction_search search;
+        if (!fresh_) look(gradient, search);
         fresh_ = false;
         ++step_;
         const matrix_view<const T> g(gradient.data(), rows_, cols_);
@@ -114,9 +115,9 @@ private:
         });
     }
 
-    void refresh(std::span<const T> gradient) {
+    void refresh(std::span<const T> gradient, direction_search& search) {
         // Double, as small singular values of float gradients are noise otherwise.
-        std::vector<double> wide(gradient.size());
+        const std::span<double> wide = search.matrix(left_ ? rows_ : cols_, left_ ? cols_ : rows_);
         bool finite = true;
         for (index_t i = 0; i < rows_; ++i) {
             for (index_t j = 0; j < cols_; ++j) {
@@ -127,7 +128,7 @@ private:
         }
         check::that(finite, "mox::galore::project",
                     "argument 'gradient' must hold finite numbers where new directions are looked for");
-        const auto p = leading_directions(wide, left_ ? rows_ : cols_, left_ ? cols_ : rows_, rank());
+        const std::span<const double> p = search.find(rank());
         basis_.assign(p.size(), T(0));
         turned_.assign(p.size(), T(0));
         const auto side = static_cast<std::size_t>(std::min(rows_, cols_)),

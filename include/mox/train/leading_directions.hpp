@@ -20,9 +20,14 @@ namespace detail {
 
 // Rows of `width` values, one after the other.
 struct row_set {
-    index_t rows, width;
+    index_t rows = 0, width = 0;
     std::vector<double> values;
-    row_set(index_t r, index_t w) : rows(r), width(w), values(static_cast<std::size_t>(r * w)) {}
+    // Zeros; memory stays.
+    void reset(index_t r, index_t w) {
+        rows = r;
+        width = w;
+        values.assign(static_cast<std::size_t>(r * w), 0.0);
+    }
     double* row(index_t i) { return values.data() + i * width; }
     const double* row(index_t i) const { return values.data() + i * width; }
 };
@@ -59,10 +64,11 @@ inline void orthonormalise(row_set& q) {
     }
 }
 
-// Eigenvectors of a symmetric matrix as rows, largest eigenvalue first (Jacobi's rotations).
-inline row_set eigenvectors(row_set c) {
+// Eigenvectors of a symmetric matrix as rows of v (Jacobi's rotations), and which comes when, largest
+// eigenvalue first. c becomes diagonal.
+inline void eigenvectors(row_set& c, row_set& v, std::vector<index_t>& order) {
     const index_t n = c.rows;
-    row_set v(n, n);
+    v.reset(n, n);
     for (index_t i = 0; i < n; ++i) v.row(i)[i] = 1;
     // Quadratic at the end: ten rounds are enough for any matrix that has been tried.
     for (int round = 0; round < 30; ++round) {
@@ -89,71 +95,95 @@ inline row_set eigenvectors(row_set c) {
             }
         }
     }
-    std::vector<index_t> order(static_cast<std::size_t>(n));
+    order.resize(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), index_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](index_t a, index_t b) { return c.row(a)[a] > c.row(b)[b]; });
-    row_set sorted(n, n);
-    for (index_t i = 0; i < n; ++i) std::copy_n(v.row(order[static_cast<std::size_t>(i)]), n, sorted.row(i));
-    return sorted;
+    std::sort(order.begin(), order.end(), [&](index_t a, index_t b) {
+        const double x = c.row(a)[a], y = c.row(b)[b];
+        return x != y ? x > y : a < b;
+    });
 }
 
 }  // namespace detail
 
-/// The first `rank` left singular vectors of a matrix, rows x cols, row-major: `rank` rows of `rows` values,
-/// orthonormal, largest first, signs free. A matrix of smaller rank has its missing directions filled with
-/// any others. Exact up to rounding when rank + 8 reaches `rows` or the rank of the matrix; otherwise each
-/// of the `iterations` (8 rows cols rank operations) divides the error by the squared ratio of the singular
-/// values `rank` and rank + 9. Throws mox::error for a rank that is not between 1 and `rows`, and for numbers
-/// that are not finite.
+/// Looks for the directions in which matrices are largest, one after the other, in memory that is kept: a
+/// matrix that is not larger than those before allocates nothing.
+class direction_search {
+public:
+    /// Memory of a matrix, rows x cols, row-major, for the caller to fill before each find.
+    std::span<double> matrix(index_t rows, index_t cols) {
+        check::that(rows > 0 && cols > 0, call, "arguments 'rows' and 'cols' must be positive");
+        matrix_.reset(rows, cols);
+        return matrix_.values;
+    }
+
+    /// The first `rank` left singular vectors of the matrix: `rank` rows of `rows` values, orthonormal,
+    /// largest first, signs free. A matrix of smaller rank has its missing directions filled with any others.
+    /// Exact up to rounding when rank + 8 reaches `rows` or the rank of the matrix; otherwise each of the
+    /// `iterations` (8 rows cols rank operations) divides the error by the squared ratio of the singular
+    /// values `rank` and rank + 9. Throws mox::error for a rank that is not between 1 and `rows`, and for
+    /// numbers that are not finite.
+    std::span<const double> find(index_t rank, int iterations = 12) {
+        const index_t rows = matrix_.rows, cols = matrix_.width, margin = std::min(rows, rank + 8);
+        check::that(rank > 0 && rank <= rows, call,
+                    "argument 'rank' must lie between 1 and the number of rows");
+        double size = 0;
+        for (const double v : matrix_.values) {
+            check::that(std::isfinite(v), call, "argument 'matrix' must hold finite numbers");
+            size = std::max(size, std::abs(v));
+        }
+        // One value of about 1, so that no square vanishes.
+        if (size > 0) {
+            for (double& v : matrix_.values) v /= size;
+        }
+        q_.reset(margin, rows);
+        const random_stream numbers(0x6a10, 0);
+        for (std::size_t i = 0; i < q_.values.size(); ++i) q_.values[i] = numbers.normal(i);
+        detail::orthonormalise(q_);
+        const auto times_matrix = [&] {
+            w_.reset(margin, cols);
+            for (index_t j = 0; j < margin; ++j) {
+                for (index_t i = 0; i < rows; ++i)
+                    detail::add_scaled(q_.row(j)[i], matrix_.row(i), w_.row(j), cols);
+            }
+        };
+        for (int i = 0; i < (margin == rows ? 0 : iterations); ++i) {
+            times_matrix();
+            for (index_t j = 0; j < margin; ++j) {
+                for (index_t r = 0; r < rows; ++r)
+                    q_.row(j)[r] = detail::dot(w_.row(j), matrix_.row(r), cols);
+            }
+            detail::orthonormalise(q_);
+        }
+        times_matrix();
+        c_.reset(margin, margin);
+        for (index_t i = 0; i < margin; ++i) {
+            for (index_t j = 0; j < margin; ++j) c_.row(i)[j] = detail::dot(w_.row(i), w_.row(j), cols);
+        }
+        detail::eigenvectors(c_, v_, order_);
+        found_.reset(rank, rows);
+        for (index_t r = 0; r < rank; ++r) {
+            const double* const v = v_.row(order_[static_cast<std::size_t>(r)]);
+            for (index_t j = 0; j < margin; ++j) detail::add_scaled(v[j], q_.row(j), found_.row(r), rows);
+        }
+        return found_.values;
+    }
+
+private:
+    static constexpr std::string_view call = "mox::leading_directions";
+
+    detail::row_set matrix_, q_, w_, c_, v_, found_;
+    std::vector<index_t> order_;
+};
+
+/// The same of one matrix, rows x cols, row-major.
 inline std::vector<double> leading_directions(std::span<const double> matrix, index_t rows, index_t cols,
                                               index_t rank, int iterations = 12) {
-    constexpr std::string_view call = "mox::leading_directions";
-    check::that(rows > 0 && cols > 0, call, "arguments 'rows' and 'cols' must be positive");
-    check::size(call, "matrix", "elements", rows * cols, ssize_of(matrix));
-    check::that(rank > 0 && rank <= rows, call, "argument 'rank' must lie between 1 and the number of rows");
-    double size = 0;
-    for (const double v : matrix) {
-        check::that(std::isfinite(v), call, "argument 'matrix' must hold finite numbers");
-        size = std::max(size, std::abs(v));
-    }
-    // One value of about 1, so that no square vanishes.
-    std::vector<double> scaled(matrix.begin(), matrix.end());
-    if (size > 0) {
-        for (double& v : scaled) v /= size;
-    }
-    const index_t margin = std::min(rows, rank + 8);
-    detail::row_set q(margin, rows), w(margin, cols);
-    const random_stream numbers(0x6a10, 0);
-    for (std::size_t i = 0; i < q.values.size(); ++i) q.values[i] = numbers.normal(i);
-    detail::orthonormalise(q);
-    const auto times_matrix = [&] {
-        std::fill(w.values.begin(), w.values.end(), 0.0);
-        for (index_t j = 0; j < margin; ++j) {
-            for (index_t i = 0; i < rows; ++i)
-                detail::add_scaled(q.row(j)[i], scaled.data() + i * cols, w.row(j), cols);
-        }
-    };
-    for (int i = 0; i < (margin == rows ? 0 : iterations); ++i) {
-        times_matrix();
-        for (index_t j = 0; j < margin; ++j) {
-            for (index_t r = 0; r < rows; ++r)
-                q.row(j)[r] = detail::dot(w.row(j), scaled.data() + r * cols, cols);
-        }
-        detail::orthonormalise(q);
-    }
-    times_matrix();
-    detail::row_set c(margin, margin);
-    for (index_t i = 0; i < margin; ++i) {
-        for (index_t j = 0; j < margin; ++j) c.row(i)[j] = detail::dot(w.row(i), w.row(j), cols);
-    }
-    const detail::row_set v = detail::eigenvectors(std::move(c));
-    std::vector<double> directions(static_cast<std::size_t>(rank * rows));
-    for (index_t r = 0; r < rank; ++r) {
-        for (index_t j = 0; j < margin; ++j)
-            detail::add_scaled(v.row(r)[j], q.row(j), directions.data() + r * rows, rows);
-    }
-    return directions;
+    direction_search search;
+    const std::span<double> copy = search.matrix(rows, cols);
+    check::size("mox::leading_directions", "matrix", "elements", ssize_of(copy), ssize_of(matrix));
+    std::copy(matrix.begin(), matrix.end(), copy.begin());
+    const auto found = search.find(rank, iterations);
+    return {found.begin(), found.end()};
 }
 
 }  // namespace mox::inline MOX_ABI

@@ -22,7 +22,8 @@ namespace mox::inline MOX_ABI {
 /// gate and up apart, and a map that holds several (queries, keys and values) as the one it is. Its moments
 /// take rank * (longer side) numbers each where AdamW's take all of the matrix, and its directions are kept
 /// beside them. All else, norms, biases, small matrices, and what is in no block, has AdamW's own moments.
-/// A step allocates only where it looks for new directions, every galore_options::interval steps of a block.
+/// New directions are looked for every galore_options::interval steps of a block, in a copy in double of one
+/// matrix at a time. Its memory is kept: what has been trained before is trained without an allocation.
 template <class Net, class T = float>
 class projected_adamw {
     static_assert(
@@ -132,7 +133,7 @@ private:
         // Whatever can fail comes first.
         for (projected_matrix& p : matrices_) {
             if (detail::block_steps::trains(blocks, p.block) && p.moments.projection().looks())
-                p.moments.projection().look(gradient_of(p, g, exec));
+                p.moments.projection().look(gradient_of(p, g, exec), search_);
         }
         steps_.count(blocks);
         detail::adamw_step<T>(spans_, steps_, blocks, options_, factor, w, g, m_.data(), v_.data(), exec);
@@ -155,6 +156,7 @@ private:
     std::vector<projected_matrix> matrices_;
     buffer<T> m_, v_;                    // of what is not projected
     buffer<T> low_, gradient_, update_;  // of one matrix at a time
+    direction_search search_;
 };
 
 }  // namespace mox::inline MOX_ABI
