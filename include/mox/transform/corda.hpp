@@ -115,6 +115,9 @@ corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t ra
 template <class Layer, class Net, class T>
 void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
                       corda_mode mode, double damping = 0.01) {
+    constexpr bool is_lora = requires { Layer::kept; };
+    static_assert(is_lora, "mox::corda_initialise: the layer must be a mox::lora, whose factors take over a "
+                           "part of its base");
     const std::string prefix = path.empty() ? "" : path + ".";
     const std::vector<T> base = weights.read(prefix + "0.0.weight");
     const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,
