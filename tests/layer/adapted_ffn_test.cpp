@@ -11,13 +11,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -101,7 +95,7 @@ TEST_CASE("adapted_ffn: with adapters it takes over a trained network and starts
 
 TEST_CASE("adapted_ffn: float agrees with double, threads give the same bits, no token gives nothing",
           "[layer][ffn]") {
-    CHECK(mox_test::float_distance<adapted<24, 40>>(batch::equal(1, 20), 4) < 2e-4);
-    CHECK(mox_test::same_for_threads<adapted<33, 70>>(batch::ragged({300, 200})));
-    CHECK(mox_test::nothing_from_no_token<adapted<7, 9>>());
+    CHECK(float_distance<adapted<24, 40>>(batch::equal(1, 20), 4) < 2e-4);
+    CHECK(same_for_threads<adapted<33, 70>>(batch::ragged({300, 200})));
+    CHECK(nothing_from_no_token<adapted<7, 9>>());
 }

@@ -13,13 +13,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -138,8 +132,8 @@ TEST_CASE("attention: gradients", "[layer][attention]") {
 }
 
 TEST_CASE("attention: float agrees with double", "[layer][attention]") {
-    CHECK(mox_test::float_distance<attention<attention_spec{.width = 8, .heads = 2}>>(
-              batch::ragged({9, 1, 4}), 4) < 1e-4);
+    CHECK(float_distance<attention<attention_spec{.width = 8, .heads = 2}>>(batch::ragged({9, 1, 4}), 4) <
+          1e-4);
 }
 
 TEST_CASE("attention: a causal token does not see what comes behind it, nor other sequences",

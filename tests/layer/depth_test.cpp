@@ -13,13 +13,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -238,8 +232,8 @@ TEST_CASE("depth: no token at all", "[layer][depth]") {
 
 TEST_CASE("depth: float agrees with double", "[layer][depth]") {
     // Scores near 1 with gaps far above float rounding, so that both select the same rows.
-    CHECK(mox_test::float_distance<depth<block<9>, route::learned, keep_permille<500>>>(
-              batch::ragged({6, 1, 9}), 4) < 2e-5);
+    CHECK(float_distance<depth<block<9>, route::learned, keep_permille<500>>>(batch::ragged({6, 1, 9}), 4) <
+          2e-5);
 }
 
 TEST_CASE("depth: a predictor learns beside the model and touches nothing else", "[layer][depth]") {

@@ -9,11 +9,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
+using namespace mox_test;
 
 namespace {
 
@@ -114,10 +110,10 @@ TEST_CASE("dora: starts as its base once its magnitudes are the norms", "[layer]
 }
 
 TEST_CASE("dora: float, threads, no token", "[layer][lora]") {
-    CHECK(mox_test::float_distance<net>(batch::ragged({3, 0, 5}), 3) < 1e-4);
-    CHECK(mox_test::same_for_threads<dora<linear<70, 90>, dropping>>(batch::ragged({300, 200})));
+    CHECK(float_distance<net>(batch::ragged({3, 0, 5}), 3) < 1e-4);
+    CHECK(same_for_threads<dora<linear<70, 90>, dropping>>(batch::ragged({300, 200})));
     const auto w = random_params<net, double>(3);
     tape<net, double> t;
     CHECK(run_forward(w, {}, batch::ragged({0}), t).empty());
-    CHECK(mox_test::nothing_from_no_token<net>());
+    CHECK(nothing_from_no_token<net>());
 }

@@ -9,8 +9,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::normal_numbers;
-using mox_test::random_params;
+using namespace mox_test;
 
 TEST_CASE("embedding: rows of the table, and their gradients summed", "[layer][embedding]") {
     using net = embedding<5, 3>;

@@ -10,10 +10,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_forward;
+using namespace mox_test;
 
 namespace {
 
@@ -56,7 +53,7 @@ void check_ffn(bool gated, bool biased) {
         tape<Net, double> t;
         CHECK(distance(run_forward(w, x, batch::equal(1, tokens), t), expected) < 1e-12);
     }
-    mox_test::gradients<Net>({.samples = 24}, batch::equal(1, 5));
+    gradients<Net>({.samples = 24}, batch::equal(1, 5));
 }
 
 }  // namespace
@@ -72,8 +69,8 @@ TEST_CASE("ffn: forward against plain loops, and gradients", "[layer][ffn]") {
 }
 
 TEST_CASE("ffn: float agrees with double", "[layer][ffn]") {
-    CHECK(mox_test::float_distance<swiglu<24, 40>>(batch::equal(1, 20), 4) < 2e-4);
-    CHECK(mox_test::float_distance<mlp<24, 40, activation::gelu, bias::with>>(batch::equal(1, 20), 4) < 2e-4);
+    CHECK(float_distance<swiglu<24, 40>>(batch::equal(1, 20), 4) < 2e-4);
+    CHECK(float_distance<mlp<24, 40, activation::gelu, bias::with>>(batch::equal(1, 20), 4) < 2e-4);
 }
 
 TEST_CASE("ffn: two halves of the hidden units add up to the whole", "[layer][ffn]") {

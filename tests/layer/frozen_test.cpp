@@ -10,10 +10,8 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
+using namespace mox_test;
 using Catch::Matchers::Contains;
-using mox_test::normal_numbers;
-using mox_test::run_backward;
-using mox_test::run_forward;
 
 namespace {
 

@@ -8,11 +8,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
+using namespace mox_test;
 
 namespace {
 
@@ -66,7 +62,7 @@ TEST_CASE("linear: forward and gradients in many shapes", "[layer][linear]") {
 }
 
 TEST_CASE("linear: float agrees with double", "[layer][linear]") {
-    CHECK(mox_test::float_distance<linear<33, 21, bias::with>>(batch::equal(1, 40), 4) < 2e-5);
+    CHECK(float_distance<linear<33, 21, bias::with>>(batch::equal(1, 40), 4) < 2e-5);
 }
 
 TEST_CASE("linear: shapes of its tensors and wrong widths", "[layer][linear]") {

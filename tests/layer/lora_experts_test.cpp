@@ -11,13 +11,8 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
+using namespace mox_test;
 using Catch::Matchers::Contains;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
 
 namespace {
 
@@ -159,13 +154,13 @@ TEST_CASE("lora_experts: an expert without tokens has exactly zero gradients", "
 
 TEST_CASE("lora_experts: float, threads, and no token", "[layer][lora]") {
     // Sums of at most 9 products of size about 1 through three maps and a softmax.
-    CHECK(mox_test::float_distance<mola>(batch::ragged({4, 1, 9}), 5) < 5e-5);
-    CHECK(mox_test::float_distance<soft>(batch::ragged({4, 1, 9}), 5) < 5e-5);
+    CHECK(float_distance<mola>(batch::ragged({4, 1, 9}), 5) < 5e-5);
+    CHECK(float_distance<soft>(batch::ragged({4, 1, 9}), 5) < 5e-5);
     using net = stack<lora_experts<linear<70, 130>, 5, rank2, route::top_k<2>, balance::load<>>,
                       lora_experts<linear<130, 33>, 4, dropping, route::all, gate::softmax>>;
-    CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
-    CHECK(mox_test::nothing_from_no_token<broadcast>());
-    CHECK(mox_test::nothing_from_no_token<mola>());
+    CHECK(same_for_threads<net>(batch::ragged({300, 200})));
+    CHECK(nothing_from_no_token<broadcast>());
+    CHECK(nothing_from_no_token<mola>());
 }
 
 TEST_CASE("lora_experts: lora-mixer mixes all in training and the best three in inference", "[layer][lora]") {
@@ -183,8 +178,8 @@ TEST_CASE("lora_experts: lora-mixer mixes all in training and the best three in 
         tape<B, double> tb;
         CHECK(distance(run_forward(w, x, rows, t), run_forward(random_params<A, double>(3), x, rows, ta)) <
               1e-13);
-        CHECK(distance(mox_test::run_infer(w, x, rows, t),
-                       mox_test::run_infer(random_params<B, double>(3), x, rows, tb)) < 1e-13);
+        CHECK(distance(run_infer(w, x, rows, t), run_infer(random_params<B, double>(3), x, rows, tb)) <
+              1e-13);
     };
     const auto of = [](auto* p) { return std::type_identity<std::remove_pointer_t<decltype(p)>>{}; };
     using soft_all = bank<5, route::all, gate::softmax>;

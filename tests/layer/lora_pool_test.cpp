@@ -11,12 +11,8 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
+using namespace mox_test;
 using Catch::Matchers::Contains;
-using mox_test::distance;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
 
 namespace {
 
@@ -184,7 +180,7 @@ TEST_CASE("lora_pool: maps of a network, decoding with a label", "[layer][lora]"
     for (index_t i = 0; i < 6; ++i) {
         const auto out =
             decode<served, double>(pool_weights, matrix_view<const double>(first.data() + 8 * i, 1, 8), past);
-        CHECK(distance(mox_test::flat<double>(out), rows_of(y, i, i + 1, 5)) < 1e-12);
+        CHECK(distance(flat<double>(out), rows_of(y, i, i + 1, 5)) < 1e-12);
     }
 }
 

@@ -12,14 +12,8 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
+using namespace mox_test;
 using Catch::Matchers::Contains;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
 
 namespace {
 
@@ -268,8 +262,8 @@ TEST_CASE("lora: ranks that nobody chose have exactly zero gradients", "[layer][
 TEST_CASE("lora: no token and one token", "[layer][lora]") {
     const auto w = random_params<moram, float>(4);
     tape<moram> t;
-    CHECK(mox_test::nothing_from_no_token<moram>());
-    CHECK(mox_test::nothing_from_no_token<smora>());
+    CHECK(nothing_from_no_token<moram>());
+    CHECK(nothing_from_no_token<smora>());
     const auto x = normal_numbers<float>(14, 1);
     const auto both = run_forward(w, x, batch::equal(1, 2), t);
     const std::vector<float> last(x.begin() + 7, x.end());
@@ -300,17 +294,17 @@ TEST_CASE("lora: float agrees with double", "[layer][lora]") {
     // Sums of at most 9 products of size about 1 through three maps.
     constexpr double bound = 5e-5;
     const auto rows = batch::ragged({4, 1, 9});
-    CHECK(mox_test::float_distance<stack<plain, linear<9, 4>>>(rows, 5) < bound);
+    CHECK(float_distance<stack<plain, linear<9, 4>>>(rows, 5) < bound);
 }
 
 TEST_CASE("lora: the same bits for any number of threads", "[layer][lora]") {
     using net =
         stack<lora<linear<70, 130>, rank6, rank_gate::sigmoid_top_k<2>>, lora<linear<130, 70>, dropping>,
               lora<linear<70, 33>, kept3, rank_gate::self_activated<3>>>;
-    CHECK(mox_test::same_for_threads<net>(batch::ragged({300, 200})));
+    CHECK(same_for_threads<net>(batch::ragged({300, 200})));
     using picking = stack<lora<linear<70, 130>, rank9, rank_gate::sigmoid_top_k<2>>,
                           lora<linear<130, 70>, dropping9, rank_gate::strongest<2>>>;
-    CHECK(mox_test::same_for_threads<picking>(batch::ragged({300, 200})));
+    CHECK(same_for_threads<picking>(batch::ragged({300, 200})));
 }
 
 TEST_CASE("lora: dropout falls on the adapter's input, in training only", "[layer][lora]") {

@@ -10,8 +10,7 @@
 #include "../support/panels.hpp"
 
 using namespace mox;
-using mox_test::normal_numbers;
-using mox_test::panel_matrices;
+using namespace mox_test;
 
 TEST_CASE("magnitudes: norms, products and gradients of each expert; one without rows is left out",
           "[layer][magnitudes]") {

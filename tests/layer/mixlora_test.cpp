@@ -14,13 +14,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -247,10 +241,10 @@ TEST_CASE("mixlora: magnitudes and biases in float, with dropout, threads, and n
         .adapter = {.rank = 2, .alpha = 4, .dropout = 0.3}, .magnitudes = true, .biases = true},
         dry{.adapter = {.rank = 2, .alpha = 4}, .magnitudes = true, .biases = true};
     using small = mixlora<9, 7, activation::silu, 4, dry, route::top_k<2>, balance::load<>>;
-    CHECK(mox_test::float_distance<small>(batch::ragged({4, 1, 9}), 5) < 1e-4);
-    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, all, route::top_k<2>>>(
+    CHECK(float_distance<small>(batch::ragged({4, 1, 9}), 5) < 1e-4);
+    CHECK(same_for_threads<mixlora<70, 90, activation::silu, 5, all, route::top_k<2>>>(
         batch::ragged({300, 200}), 0.2));
-    const auto nothing = mox_test::step_bits<small>({}, batch::equal(0, 0));
+    const auto nothing = step_bits<small>({}, batch::equal(0, 0));
     CHECK(std::all_of(nothing.begin(), nothing.end(), [](float v) { return v == 0.0f; }));
 }
 
@@ -295,7 +289,7 @@ TEST_CASE("mixlora: dropout falls on what the updates read, in training only", "
         plain.write(name, std::vector<double>(one.read(name).size(), 0.0));
         CHECK(run_forward(one, x, rows, t) == run_forward(plain, x, rows, u));
     }
-    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, dropping, route::top_k<2>>>(
+    CHECK(same_for_threads<mixlora<70, 90, activation::silu, 5, dropping, route::top_k<2>>>(
         batch::ragged({300, 200}), 0.2));
 }
 
@@ -353,7 +347,7 @@ TEST_CASE("mixlora: a network of two maps", "[layer][lora]") {
     gradients<mixlora<9, 7, activation::silu, 4, two, route::top_k<2>, balance::load<>>>(
         batch::ragged({3, 0, 5}));
     gradients<mixlora<9, 7, activation::silu, 4, up_only, route::top_k<2>>>(batch::ragged({3, 0, 5}));
-    CHECK(mox_test::same_for_threads<mixlora<70, 90, activation::silu, 5, two, route::top_k<2>>>(
+    CHECK(same_for_threads<mixlora<70, 90, activation::silu, 5, two, route::top_k<2>>>(
         batch::ragged({300, 200}), 0.2));
 
     // At the start the network it took over.
@@ -412,7 +406,7 @@ TEST_CASE("mixlora: its switch variant, a full expert passes the token on", "[la
     gradients<switched>(rows);
     gradients<limited>(rows);
     gradients<moe<experts<2, swiglu<7, 5>>, route::top_k<2>, full>>(rows);
-    CHECK(mox_test::same_for_threads<switched>(batch::ragged({300, 200})));
+    CHECK(same_for_threads<switched>(batch::ragged({300, 200})));
 
     const auto w = random_params<switched, double>(3);
     const auto x = normal_numbers<double>(13 * 9, 1);
@@ -492,8 +486,8 @@ TEST_CASE("mixlora: llava-mole's one choice for all three maps", "[layer][lora]"
 
 TEST_CASE("mixlora: float, threads, and no token", "[layer][lora]") {
     // Sums of at most 9 products of size about 1 through five maps and a softmax.
-    CHECK(mox_test::float_distance<net>(batch::ragged({4, 1, 9}), 5) < 1e-4);
+    CHECK(float_distance<net>(batch::ragged({4, 1, 9}), 5) < 1e-4);
     using large = mixlora<70, 90, activation::silu, 5, every, route::top_k<2>, balance::load<>>;
-    CHECK(mox_test::same_for_threads<large>(batch::ragged({300, 200}), 0.2));
-    CHECK(mox_test::nothing_from_no_token<net>());
+    CHECK(same_for_threads<large>(batch::ragged({300, 200}), 0.2));
+    CHECK(nothing_from_no_token<net>());
 }

@@ -13,13 +13,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -140,11 +134,11 @@ TEST_CASE("moe: with one expert kept its weight is one and the router learns not
 TEST_CASE("moe: float agrees with double", "[layer][moe]") {
     // Sums of some 20 products of size below 1 through three maps and a softmax.
     constexpr double bound = 5e-5;
-    CHECK(mox_test::float_distance<moe<experts<4, swiglu<9, 12>>, route::top_k<2>>>(batch::ragged({4, 1, 9}),
-                                                                                    5) < bound);
-    CHECK(mox_test::float_distance<moe<experts<4, mlp<16, 7, activation::gelu, bias::with>>, route::top_k<2>,
-                                       gate::softmax, null_experts<2>, balance::load<>>>(
-              batch::ragged({4, 1, 9}), 6) < bound);
+    CHECK(float_distance<moe<experts<4, swiglu<9, 12>>, route::top_k<2>>>(batch::ragged({4, 1, 9}), 5) <
+          bound);
+    CHECK(float_distance<moe<experts<4, mlp<16, 7, activation::gelu, bias::with>>, route::top_k<2>,
+                             gate::softmax, null_experts<2>, balance::load<>>>(batch::ragged({4, 1, 9}), 6) <
+          bound);
 }
 
 TEST_CASE("moe: no token at all gives zero gradients everywhere", "[layer][moe]") {

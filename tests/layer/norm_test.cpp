@@ -10,12 +10,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
+using namespace mox_test;
 
 namespace {
 
@@ -86,8 +81,8 @@ TEST_CASE("norms: gradients", "[layer][norm]") {
 }
 
 TEST_CASE("norms: float agrees with double", "[layer][norm]") {
-    CHECK(mox_test::float_distance<rms_norm<37>>(batch::equal(1, 9), 4) < 5e-6);
-    CHECK(mox_test::float_distance<layer_norm<37>>(batch::equal(1, 9), 4) < 5e-6);
+    CHECK(float_distance<rms_norm<37>>(batch::equal(1, 9), 4) < 5e-6);
+    CHECK(float_distance<layer_norm<37>>(batch::equal(1, 9), 4) < 5e-6);
 }
 
 TEST_CASE("norms: rows of zeros and of one value", "[layer][norm]") {

@@ -9,13 +9,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
+using namespace mox_test;
 
 namespace {
 
@@ -107,5 +101,5 @@ TEST_CASE("pooled_load: nothing in inference or without tokens", "[layer][pooled
     CHECK(t.aux_loss() == 0);
     run_forward(w, {}, batch::ragged({0, 0}), t);
     CHECK(t.aux_loss() == 0);
-    CHECK(mox_test::same_for_threads<hard>(batch::ragged({300, 200})));
+    CHECK(same_for_threads<hard>(batch::ragged({300, 200})));
 }

@@ -8,8 +8,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::run_backward;
-using mox_test::run_forward;
+using namespace mox_test;
 
 TEST_CASE("prelu: values and gradients by hand", "[layer][prelu]") {
     using net = prelu<3>;
@@ -43,7 +42,7 @@ TEST_CASE("prelu: gradients in a reward head", "[layer][prelu]") {
 
 TEST_CASE("prelu: float, threads, and no token", "[layer][prelu]") {
     using net = stack<linear<6, 21>, prelu<21>>;
-    CHECK(mox_test::float_distance<net>(batch::equal(1, 9), 3) < 5e-5);
-    CHECK(mox_test::same_for_threads<net>(batch::equal(3, 100)));
-    CHECK(mox_test::nothing_from_no_token<net>());
+    CHECK(float_distance<net>(batch::equal(1, 9), 3) < 5e-5);
+    CHECK(same_for_threads<net>(batch::equal(3, 100)));
+    CHECK(nothing_from_no_token<net>());
 }

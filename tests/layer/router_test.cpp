@@ -9,14 +9,8 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
+using namespace mox_test;
 using Catch::Matchers::Contains;
-using mox_test::distance;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
-using mox_test::run_infer;
 
 namespace {
 
@@ -143,8 +137,8 @@ TEST_CASE("router: what it refuses", "[layer][router]") {
 }
 
 TEST_CASE("router: gates per sequence in float, with threads, and without tokens", "[layer][router]") {
-    CHECK(mox_test::float_distance<stelo>(batch::ragged({4, 1, 0, 9}), 5) < 5e-5);
-    CHECK(mox_test::same_for_threads<stelo>(batch::ragged({40, 1, 0, 300, 2, 2, 64, 100, 5, 90, 33, 8})));
-    CHECK(mox_test::nothing_from_no_token<stelo>());
-    CHECK(mox_test::nothing_from_no_token<masked>());
+    CHECK(float_distance<stelo>(batch::ragged({4, 1, 0, 9}), 5) < 5e-5);
+    CHECK(same_for_threads<stelo>(batch::ragged({40, 1, 0, 300, 2, 2, 64, 100, 5, 90, 33, 8})));
+    CHECK(nothing_from_no_token<stelo>());
+    CHECK(nothing_from_no_token<masked>());
 }

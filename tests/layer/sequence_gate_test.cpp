@@ -9,11 +9,7 @@
 #include "../support/layers.hpp"
 
 using namespace mox;
-using mox_test::gradients;
-using mox_test::normal_numbers;
-using mox_test::random_params;
-using mox_test::run_backward;
-using mox_test::run_forward;
+using namespace mox_test;
 
 namespace {
 
@@ -47,7 +43,7 @@ TEST_CASE("sequence_gate: changes no row, and learns nothing when nobody follows
 }
 
 TEST_CASE("sequence_gate: threads, no token, and no stream", "[layer][sequence_gate]") {
-    CHECK(mox_test::same_for_threads<net>(batch::ragged({40, 1, 0, 100, 2, 64})));
+    CHECK(same_for_threads<net>(batch::ragged({40, 1, 0, 100, 2, 64})));
     const auto w = random_params<net, double>(3);
     tape<net, double> t;
     CHECK(run_forward(w, {}, batch::ragged({0, 0}), t).empty());
