@@ -38,13 +38,14 @@ template <class T>
 row_source(matrix_view<T>, const row_t*) -> row_source<T>;
 
 /// Where a product goes. `cols`: valid columns of a row; the rest of the last register is not written.
-/// `scale`: a factor per row number of the source (a gate weight), or null.
+/// `scale`: a factor per row number of the source (a gate weight), or null. `far`: asks_ahead of the matrix.
 template <class T>
 struct row_target {
     row_source<T> rows;
     index_t cols = 0;
     const T* scale = nullptr;
     bool accumulate = false;
+    bool far = false;
 };
 
 namespace detail {
@@ -102,8 +103,7 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
              index_t p1, row_target<T> out, const T* after = nullptr) {
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
-    const bool asks = w.rows >= detail::steps_worth_asking ||
-                      asks_ahead(matrix_view<T>{out.rows.data, end - begin, out.cols});
+    const bool asks = w.rows >= detail::steps_worth_asking || out.far;
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
         const index_t valid = std::min(width, out.cols - p * W);

@@ -88,12 +88,12 @@ template <class T>
 class exponential_rows {
 public:
     T* beside(index_t t, const T* row) noexcept {
-        const std::size_t at = reinterpret_cast<std::uintptr_t>(row) / alignment * alignment;
+        const std::size_t at = reinterpret_cast<std::uintptr_t>(row) / line * line;
         return memory_[t & 1] + (at + (t & 1 ? 3072 : 1024)) % page / sizeof(T);
     }
 
 private:
-    static constexpr std::size_t page = 4096;
+    static constexpr std::size_t page = 4096, line = 64;
     alignas(page) T memory_[2][static_cast<std::size_t>(widest_streamed<T>) + page / sizeof(T)];
 };
 
