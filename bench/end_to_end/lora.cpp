@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 
 #include <Eigen/Core>
 
@@ -14,31 +15,38 @@ namespace {
 
 using mox::index_t;
 
-constexpr index_t tokens = 512, width = 1024;
+// The rows of 1024 values stay in the caches, those of 4096 (LLaMA 7B) come from memory.
+constexpr index_t tokens = 512, width = 1024, wide = 4096;
 
 // The adapter alone: y stays what it is, so that neither side pays for a pass over y that belongs to a base.
-struct no_base {
-    static constexpr index_t in = width, out = width;
+template <index_t Width>
+struct no_base_of {
+    static constexpr index_t in = Width, out = Width;
     static constexpr double flops(double /*context*/) { return 0; }
     template <class T>
-    static void forward(mox::context<T>&, mox::param_ref<no_base, const T>, mox::matrix_view<const T>,
+    static void forward(mox::context<T>&, mox::param_ref<no_base_of, const T>, mox::matrix_view<const T>,
                         mox::matrix_view<T>) {}
     template <class T>
-    static void backward(mox::context<T>& ctx, mox::param_ref<no_base, const T>, mox::param_ref<no_base, T>,
-                         mox::matrix_view<const T>, mox::matrix_view<T> dx) {
+    static void backward(mox::context<T>& ctx, mox::param_ref<no_base_of, const T>,
+                         mox::param_ref<no_base_of, T>, mox::matrix_view<const T>, mox::matrix_view<T> dx) {
         if (!ctx.input_gradient) return;
         for (index_t t = 0; t < dx.rows; ++t) std::fill_n(dx.row(t), dx.cols, T(0));
     }
 };
 
 constexpr mox::adapter_spec r8{.rank = 8}, r32{.rank = 32}, r64{.rank = 64};
-using dense_64 = mox::lora<no_base, r64>;
-using dense_32 = mox::lora<no_base, r32>;
-template <index_t K>
-using mola_of = mox::lora_experts<no_base, 8, r8, mox::route::top_k<K>>;
+using no_base = no_base_of<width>;
+template <index_t Width = width>
+using dense_64 = mox::lora<no_base_of<Width>, r64>;
+template <index_t Width = width>
+using dense_32 = mox::lora<no_base_of<Width>, r32>;
+template <index_t K, index_t Width = width>
+using mola_of = mox::lora_experts<no_base_of<Width>, 8, r8, mox::route::top_k<K>>;
 using mola = mola_of<2>;
-using smora = mox::lora<no_base, r64, mox::rank_gate::sigmoid_top_k<8>>;
-using flylora = mox::lora<no_base, r32, mox::rank_gate::strongest<8>>;
+template <index_t Width = width>
+using smora = mox::lora<no_base_of<Width>, r64, mox::rank_gate::sigmoid_top_k<8>>;
+template <index_t Width = width>
+using flylora = mox::lora<no_base_of<Width>, r32, mox::rank_gate::strongest<8>>;
 
 // An adapter starts with B = 0; one that has learned something lets peers be compared with it.
 template <class Layer>
@@ -153,14 +161,31 @@ constexpr mox::mixlora_spec around_one{.adapter = r8};
 using mixlora = mox::mixlora<d, h, mox::activation::silu, 8, around_one, mox::route::top_k<2>>;
 using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>>;
 
+// Adapters whose cost follows the gate, in units of the adapter with all ranks.
+//
 // A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time: products
 // with everything run at 0.82 of the peak, products with what was picked at one load a multiply-add. Measured
-// apart, of 0.27 ms (all ranks 0.70): the sparse sums and the turning of x 0.14 (0.07 at the peak, 0.10 the
-// sums alone, whose loads take 0.09), the expansion 0.11 (0.07 at the peak, 0.08 for the loads of B, 0.02 for
-// y), finding the values 0.006, the choice 0.015. What both big parts cannot go below is 0.29 of the time of
-// all ranks. Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a multiply-add
-// take 1.33 steps, and random places need 1.3 times as many), pairs of ranks that share loads, more
-// registers.
+// apart with 1024 columns, of 0.255 ms (all ranks 0.69): the sparse sums and the turning of x 0.125 (0.07 at
+// the peak, 0.10 the sums alone, whose loads take 0.09), the expansion 0.108 (0.07 at the peak, 0.08 for the
+// loads of B, 0.02 for y), finding the values 0.005, the choice 0.015. What both big parts cannot go below is
+// 0.28 of the time of all ranks. Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation
+// and a multiply-add take 1.33 steps, and random places need 1.3 times as many), ranks that share loads of x
+// (0.93 of the sums, but the lists must be sorted), more registers, blocks of 32 to 128 columns.
+template <index_t Width>
+void add_gated(std::vector<bench::group>& groups, const std::string& name) {
+    const double full = 4.0 * tokens * Width;
+    groups.push_back({"lora/forward/smora_8_of_64" + name,
+                      full * 64,
+                      bench::limit::none,
+                      {{0, 0, "all_ranks", 0.70}},
+                      {infer<smora<Width>>("mox"), infer<dense_64<Width>>("all_ranks")}});
+    groups.push_back({"lora/forward/flylora_8_of_32" + name,
+                      full * 32,
+                      bench::limit::none,
+                      {{0, 0, "all_ranks", 0.35}},
+                      {infer<flylora<Width>>("mox"), infer<dense_32<Width>>("all_ranks")}});
+}
+
 const bench::registration add([](std::vector<bench::group>& groups) {
     const double full = 4.0 * tokens * width;
     using map = mox::linear<width, width>;
@@ -173,13 +198,13 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       bench::limit::none,
                       {{0, 0, "all_ranks", 0.45}, {0, 2.0, "eigen"}, {0, 2.0, "libtorch"}},
                       {{"mox", bench::run(&taught<mola>::infer_taught)},
-                       infer<dense_64>("all_ranks"),
+                       infer<dense_64<>>("all_ranks"),
                        {"eigen", bench::run(&eigen_experts::infer)}}});
     groups.push_back({"lora/forward_backward/2_of_8_experts_rank_8",
                       3 * full * 64,
                       bench::limit::none,
                       {{0, 0, "all_ranks", 0.85}},
-                      {{"mox", bench::run(&taught<mola>::train_taught)}, train<dense_64>("all_ranks")}});
+                      {{"mox", bench::run(&taught<mola>::train_taught)}, train<dense_64<>>("all_ranks")}});
     // Where computing all ranks becomes the cheaper way (low_rank::prefers_dense): 5 of 8 experts still run
     // on their own rows, 6 of 8 as plain products with zeros for the rest.
     groups.push_back({"lora/crossover/5_and_6_of_8_experts",
@@ -187,7 +212,7 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       bench::limit::none,
                       {},
                       {infer<mola_of<5>>("mox"), infer<mola_of<6>>("6_of_8"), infer<mola_of<4>>("4_of_8"),
-                       infer<dense_64>("all_ranks")}});
+                       infer<dense_64<>>("all_ranks")}});
     // The frozen base of an adapter is the map itself.
     groups.push_back({"lora/forward/base_alone",
                       2.0 * tokens * width * width,
@@ -207,16 +232,13 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       {{0, 1.1, "one_by_one"}},
                       {{"mox", bench::run(&served<map, 1>::together)},
                        {"one_by_one", bench::run(&served<map, 1>::one_by_one)}}});
-    groups.push_back({"lora/forward/smora_8_of_64",
-                      full * 64,
+    add_gated<width>(groups, "");
+    groups.push_back({"lora/forward/2_of_8_experts_rank_8/D4096",
+                      4.0 * tokens * wide * 64,
                       bench::limit::none,
-                      {{0, 0, "all_ranks", 0.70}},
-                      {infer<smora>("mox"), infer<dense_64>("all_ranks")}});
-    groups.push_back({"lora/forward/flylora_8_of_32",
-                      full * 32,
-                      bench::limit::none,
-                      {{0, 0, "all_ranks", 0.35}},
-                      {infer<flylora>("mox"), infer<dense_32>("all_ranks")}});
+                      {{0, 0, "all_ranks", 0.45}},
+                      {infer<mola_of<2, wide>>("mox"), infer<dense_64<wide>>("all_ranks")}});
+    add_gated<wide>(groups, "/D4096");
     const double per_pair = 6.0 * d * h + 3 * 2.0 * 8 * (d + h);
     groups.push_back({"lora/forward/mixlora_2_of_8_experts",
                       per_pair * 2 * tokens,

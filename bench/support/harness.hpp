@@ -18,6 +18,7 @@ enum class limit {
     dot_int8,        ///< int8 operations a second of one core's dot products
     read_bandwidth,  ///< bytes a second one core reads from memory
     copy_bandwidth,  ///< bytes a second one core reads and writes
+    add_bandwidth,   ///< the same where it reads twice what it writes
 };
 
 struct competitor {

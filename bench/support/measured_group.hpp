@@ -43,6 +43,8 @@ inline limit_kind describe(limit l) {
         return {"bandwidth of one core, reading", "GB/s", &read_burst};
     case limit::copy_bandwidth:
         return {"bandwidth of one core, copying", "GB/s", &copy_burst};
+    case limit::add_bandwidth:
+        return {"bandwidth of one core, adding", "GB/s", &add_burst};
     case limit::none:
         break;
     }

@@ -128,7 +128,8 @@ std::vector<tile> tiles() {
         {"product_ahead", &f32, most, product,
          [](operands& o) {
              call<&kernel::tile_product_ahead<float, arch, rows, vectors>>(
-                 o.row, o.panel.data(), width, steps, o.to, nullptr, false, o.next.data(), o.panel.data());
+                 o.row, o.panel.data(), width, steps, o.to, nullptr, false, o.next.data(), o.panel.data(),
+                 steps);
          }},
         {"transposed", &f32, less, 2.0 * side * side * dot_columns,
          [](operands& o) {

@@ -24,7 +24,7 @@ template void kernel::tile_product<float, arch, rows, vectors>(const float* cons
 template void kernel::tile_product_ahead<float, arch, rows, vectors>(const float* const*, const float*,
                                                                      index_t, index_t, float* const*,
                                                                      const float*, bool, const float*,
-                                                                     const float*);
+                                                                     const float*, index_t);
 template void kernel::tile_transposed<float, arch, side, side>(const float* const*,
                                                                kernel::panel_view<const float, arch>, index_t,
                                                                float* const*, bool);

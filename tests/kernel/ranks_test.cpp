@@ -1,5 +1,6 @@
 #include <mox/kernel/ranks.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -75,4 +76,26 @@ TEMPLATE_TEST_CASE("ranks: chosen rows against their plain twins", "[kernel][ran
     check_lists<TestType>(0, 3, 5, 20, {});
     check_lists<TestType>(1, 2, 2, 70, pool);
     check_lists<TestType>(130, 4, 32, 150, pool);
+}
+
+TEST_CASE("ranks: rows that come from memory get the same bits", "[kernel][ranks]") {
+    // So many that they are asked for in advance; a block of them lies near.
+    const index_t width = 1040, k = 3, ranks = 5, block = 100;
+    const index_t tokens = simd::last_level_cache() / 8 / (4 * width) + 70;
+    panel_matrices<float> b(1, ranks, width, 3);
+    guarded_rows<float> far(tokens, width, 4), near = far, weight(1, tokens * k, 5);
+    REQUIRE(kernel::asks_ahead(far.view()));
+    const auto chosen = lists(tokens, k, ranks);
+    std::vector<float> out(chosen.size()), out_near(chosen.size());
+    kernel::dot_chosen_rows<float>({}, far.view(), chosen.data(), k, b.view(), out.data());
+    kernel::add_chosen_rows<float>({}, chosen.data(), weight.values.data(), k, b.view(), far.view());
+    for (index_t t = 0; t < tokens; t += block) {
+        const matrix_view<float> rows(near.view().row(t), std::min(block, tokens - t), width,
+                                      near.view().stride);
+        kernel::dot_chosen_rows<float>({}, rows, chosen.data() + t * k, k, b.view(), out_near.data() + t * k);
+        kernel::add_chosen_rows<float>({}, chosen.data() + t * k, weight.values.data() + t * k, k, b.view(),
+                                       rows);
+    }
+    CHECK(out == out_near);
+    CHECK(far.values == near.values);
 }

@@ -1,5 +1,6 @@
 #include <mox/kernel/sparse_rows.hpp>
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -96,4 +97,20 @@ TEST_CASE("sparse_rows: what counts as a value", "[kernel][sparse_rows]") {
     CHECK(z[0] == 0);
     CHECK(z[1] == std::numeric_limits<float>::denorm_min());
     CHECK(z[2] != z[2]);
+}
+
+TEST_CASE("sparse_rows: rows that come from memory get the same bits", "[kernel][sparse_rows]") {
+    const index_t ranks = 9, cols = 150, tokens = simd::last_level_cache() / 8 / (4 * cols) + 300;
+    sparse_case<float> a(ranks, cols, [](index_t r, index_t c) { return (3 * r + c * c) % 4 == 0; });
+    const auto sparse = a.find();
+    guarded_rows<float> x(tokens, cols, 4), far(tokens, ranks, 5), near(tokens, ranks, 5);
+    REQUIRE(kernel::asks_ahead(x.view()));
+    kernel::sparse_transposed<float>({}, sparse, x.view(), far.view());
+    for (index_t t = 0; t < tokens; t += 128) {
+        const index_t n = std::min<index_t>(128, tokens - t);
+        kernel::sparse_transposed<float>(
+            {}, sparse, matrix_view<const float>(x.view().row(t), n, cols, x.view().stride),
+            matrix_view<float>(near.view().row(t), n, ranks, near.view().stride));
+    }
+    CHECK(far.values == near.values);
 }

@@ -22,6 +22,15 @@ TEST_CASE("streaming: large results in whole registers only", "[kernel][streamin
     CHECK_FALSE(kernel::streams(matrix_view<float>{}));
 }
 
+TEST_CASE("streaming: rows beyond an eighth of the last cache are asked for", "[kernel][streaming]") {
+    const index_t cols = 64, most = simd::last_level_cache() / 8 / (4 * cols);
+    float value = 0;
+    CHECK_FALSE(kernel::asks_ahead(matrix_view<float>(&value, most, cols)));
+    CHECK(kernel::asks_ahead(matrix_view<float>(&value, most + 1, cols)));
+    CHECK(kernel::asks_ahead(matrix_view<double>(nullptr, most / 2 + 1, cols)));
+    CHECK_FALSE(kernel::asks_ahead(matrix_view<const float>{}));
+}
+
 TEST_CASE("streaming: a sum in four registers takes every value once", "[kernel][streaming]") {
     for (index_t size = 0; size < 150; ++size) {
         std::vector<double> x(static_cast<std::size_t>(size) + 1);

@@ -73,7 +73,7 @@ void product_row_major(row_source<const T> x, index_t begin, index_t end,
                     const index_t share = (p * pairs + number++) * 2 * line * k;
                     const T* const next = w.row(k0 + k + share / (panels * W)) + share % (panels * W);
                     tile_table<T, Arch>::product_ahead(rows, xs, b, b_stride, k, cs, s, accumulate, next,
-                                                       W > line ? next + k * line : next);
+                                                       W > line ? next + k * line : next, k);
                 } else {
                     tile_table<T, Arch>::product(rows, panel_vectors<Arch>, xs, b, b_stride, k, cs, s,
                                                  accumulate);

@@ -32,15 +32,17 @@ struct no_prefetch {
     void operator()(index_t) const noexcept {}
 };
 
-// Asks for one cache line of each of two ranges, so that the next panel arrives while this one is worked on.
+// Asks for one cache line of each of two ranges, so that the next panel arrives while this one is worked on;
+// of the second range for its first lines only.
 template <class T>
 struct prefetch_two {
     const T* first;
     const T* second;
+    index_t second_lines;
     void operator()(index_t k) const noexcept {
         constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
         simd::prefetch(first + k * line);
-        simd::prefetch(second + k * line);
+        if (k < second_lines) simd::prefetch(second + k * line);
     }
 };
 
@@ -96,12 +98,13 @@ MOX_NOINLINE void tile_product(const T* const* x, const T* b, index_t ldb, index
     detail::product_body<T, Arch, R, V>(x, b, ldb, k_size, c, scale, accumulate, detail::no_prefetch{});
 }
 
-// The same, and asks for the k_size cache lines from `first` and from `second` on.
+// The same, and asks for the k_size cache lines from `first` on, and for some from `second` on.
 template <class T, class Arch, int R, int V>
 MOX_NOINLINE void tile_product_ahead(const T* const* x, const T* b, index_t ldb, index_t k_size, T* const* c,
-                                     const T* scale, bool accumulate, const T* first, const T* second) {
+                                     const T* scale, bool accumulate, const T* first, const T* second,
+                                     index_t second_lines) {
     detail::product_body<T, Arch, R, V>(x, b, ldb, k_size, c, scale, accumulate,
-                                        detail::prefetch_two<T>{first, second});
+                                        detail::prefetch_two<T>{first, second, second_lines});
 }
 
 // w: the panels, first row of interest k0; y rows must be readable up to w.cols.
@@ -184,7 +187,7 @@ template <class T, class Arch>
 struct tile_table {
     using product_fn = void (*)(const T* const*, const T*, index_t, index_t, T* const*, const T*, bool);
     using ahead_fn = void (*)(const T* const*, const T*, index_t, index_t, T* const*, const T*, bool,
-                              const T*, const T*);
+                              const T*, const T*, index_t);
     using transposed_fn = void (*)(const T* const*, panel_view<const T, Arch>, index_t, T* const*, bool);
     using outer_fn = void (*)(const T* const*, index_t, const T* const*, index_t, index_t, T*, index_t, bool);
 
@@ -198,8 +201,10 @@ struct tile_table {
     }
     /// A full-width tile that asks for two ranges of cache lines.
     static void product_ahead(index_t r, const T* const* x, const T* b, index_t ldb, index_t k, T* const* c,
-                              const T* scale, bool accumulate, const T* first, const T* second) {
-        aheads[static_cast<std::size_t>(r - 1)](x, b, ldb, k, c, scale, accumulate, first, second);
+                              const T* scale, bool accumulate, const T* first, const T* second,
+                              index_t second_lines) {
+        aheads[static_cast<std::size_t>(r - 1)](x, b, ldb, k, c, scale, accumulate, first, second,
+                                                second_lines);
     }
     static void transposed(index_t r, index_t j, const T* const* y, panel_view<const T, Arch> w, index_t k0,
                            T* const* c, bool accumulate) {
