@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 
-#include <mox/core/buffer.hpp>
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
 #include <mox/kernel/elementwise.hpp>
