@@ -37,12 +37,13 @@
 #define MOX_ARCH_WORD baseline
 #endif
 
-// Version, instruction set and check level are part of every symbol, so that translation units
-// compiled with different flags can be linked into one program without mixing their kernels.
-#define MOX_PASTE_IMPL(a, b, c, d, e) v##a##_##b##_##c##_##d##_c##e
-#define MOX_PASTE(a, b, c, d, e) MOX_PASTE_IMPL(a, b, c, d, e)
+// Version, instruction set, check level and the kind of pages are part of every symbol, so that translation
+// units compiled with different flags can be linked into one program without mixing their kernels.
+#define MOX_PASTE_IMPL(a, b, c, d, e, f) v##a##_##b##_##c##_##d##_c##e##_h##f
+#define MOX_PASTE(a, b, c, d, e, f) MOX_PASTE_IMPL(a, b, c, d, e, f)
 #define MOX_ABI                                                                                              \
-    MOX_PASTE(MOX_VERSION_MAJOR, MOX_VERSION_MINOR, MOX_VERSION_PATCH, MOX_ARCH_WORD, MOX_CHECK_LEVEL)
+    MOX_PASTE(MOX_VERSION_MAJOR, MOX_VERSION_MINOR, MOX_VERSION_PATCH, MOX_ARCH_WORD, MOX_CHECK_LEVEL,       \
+              MOX_HUGE_PAGES)
 
 #if defined(__GNUC__) || defined(__clang__)
 #define MOX_NOINLINE __attribute__((noinline))

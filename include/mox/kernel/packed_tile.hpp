@@ -31,9 +31,10 @@ inline constexpr index_t packed_tile_rows<weight::bf16, Arch> =
 template <index_t G, weight::zero Z, weight::rows R, class Arch>
 inline constexpr index_t packed_tile_rows<weight::int4<G, Z, R>, Arch> = simd::registers<Arch> == 32 ? 3 : 2;
 
-/// Whether one row asks for the panel behind its own also when that follows it in memory.
+/// Whether one row asks for the panel behind its own also when that follows it in memory. Measured with huge
+/// pages, asking and not: bf16 0.89 and 0.97 of the read bandwidth, int8 0.83 and 0.89.
 template <class F>
-inline constexpr bool fetches_neighbours = true;
+inline constexpr bool fetches_neighbours = !has_huge_pages;
 template <index_t G, weight::zero Z, weight::rows R>
 inline constexpr bool fetches_neighbours<weight::int4<G, Z, R>> = false;
 
