@@ -135,54 +135,49 @@ inline double read_burst(index_t part = 0, index_t parts = 1) {
 
 namespace detail {
 
-// to = from in so many streams, with stores past the caches or ordinary ones.
-template <int Streams, bool Past>
-void copy_streams(const float* p, float* q, mox::index_t size) {
+// Calls move(i) for registers that begin at value i, in so many streams of four registers at a time.
+template <int Streams, class Move>
+MOX_INLINE void in_streams(mox::index_t size, Move&& move) {
     constexpr mox::index_t L = mox::simd::lanes<float>;
-    constexpr mox::index_t ahead =
-        2048 / 4;  // pages end every 4 KB, and with them the hardware's prefetching
     const mox::index_t part = size / Streams;
     for (mox::index_t i = 0; i + 4 * L <= part; i += 4 * L) {
 #pragma GCC unroll 4
         for (int s = 0; s < Streams; ++s) {
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-                const mox::index_t at = s * part + i + j * L;
-                if (Past) mox::simd::prefetch_near(p + at + ahead);
-                const auto v = mox::simd::load<float>(p + at);
-                if (Past) {
-                    mox::simd::store_streaming(q + at, v);
-                } else {
-                    mox::simd::store(q + at, v);
-                }
-            }
+            for (int j = 0; j < 4; ++j) move(s * part + i + j * L);
         }
     }
     mox::simd::stream_fence();
-    asm volatile("" : : "r"(q) : "memory");
 }
 
-// to = first + second, the same way; lines are asked for so many values in advance, if at all.
+// to = from, with stores past the caches or ordinary ones.
+template <int Streams, bool Past>
+void copy_streams(const float* from, float* to, mox::index_t size) {
+    constexpr mox::index_t ahead =
+        2048 / 4;  // pages end every 4 KB, and with them the hardware's prefetching
+    in_streams<Streams>(size, [&](mox::index_t at) {
+        if (Past) mox::simd::prefetch_near(from + at + ahead);
+        const auto v = mox::simd::load<float>(from + at);
+        if (Past) {
+            mox::simd::store_streaming(to + at, v);
+        } else {
+            mox::simd::store(to + at, v);
+        }
+    });
+    asm volatile("" : : "r"(to) : "memory");
+}
+
+// to = first + second past the caches; lines are asked for so many values in advance, if at all.
 template <int Streams, index_t Ahead>
 void add_streams(const float* first, const float* second, float* to, mox::index_t size) {
-    constexpr mox::index_t L = mox::simd::lanes<float>;
-    const mox::index_t part = size / Streams;
-    for (mox::index_t i = 0; i + 4 * L <= part; i += 4 * L) {
-#pragma GCC unroll 4
-        for (int s = 0; s < Streams; ++s) {
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-                const mox::index_t at = s * part + i + j * L;
-                if (Ahead > 0) {
-                    mox::simd::prefetch_near(first + at + Ahead);
-                    mox::simd::prefetch_near(second + at + Ahead);
-                }
-                const auto v = mox::simd::load<float>(first + at) + mox::simd::load<float>(second + at);
-                mox::simd::store_streaming(to + at, v);
-            }
+    in_streams<Streams>(size, [&](mox::index_t at) {
+        if (Ahead > 0) {
+            mox::simd::prefetch_near(first + at + Ahead);
+            mox::simd::prefetch_near(second + at + Ahead);
         }
-    }
-    mox::simd::stream_fence();
+        const auto v = mox::simd::load<float>(first + at) + mox::simd::load<float>(second + at);
+        mox::simd::store_streaming(to + at, v);
+    });
     asm volatile("" : : "r"(to) : "memory");
 }
 
