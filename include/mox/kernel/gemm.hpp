@@ -110,6 +110,7 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
              index_t p1, row_target<T> out, const T* after = nullptr) {
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
+    const index_t tiles = divide_up(end - begin, product_rows);
     const bool asks = w.rows >= detail::steps_worth_asking || out.far;
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
@@ -131,15 +132,15 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
                         simd::prefetch_to_write(cs[r], width * static_cast<index_t>(sizeof(T)));
                     }
                 }
-                detail::panel_tile<T, Arch>(number++, divide_up(end - begin, product_rows), rows, xs,
-                                            w.panel(p), width, w.rows, cs, s, out.accumulate, next);
+                detail::panel_tile<T, Arch>(number++, tiles, rows, xs, w.panel(p), width, w.rows, cs, s,
+                                            out.accumulate, next);
                 return;
             }
             alignas(64) T tile[product_rows * W];
             T* ts[product_rows];
             for (index_t r = 0; r < rows; ++r) ts[r] = tile + r * W;
-            detail::panel_tile<T, Arch>(number++, divide_up(end - begin, product_rows), rows, xs, w.panel(p),
-                                        width, w.rows, ts, s, false, next);
+            detail::panel_tile<T, Arch>(number++, tiles, rows, xs, w.panel(p), width, w.rows, ts, s, false,
+                                        next);
             for (index_t r = 0; r < rows; ++r) {
                 for (index_t j = 0; j < valid; ++j) {
                     cs[r][j] = out.accumulate ? cs[r][j] + ts[r][j] : ts[r][j];
@@ -157,6 +158,7 @@ void product_tiles(row_source<const T> x, index_t begin, index_t end, panel_view
                    index_t p1, Expect&& expect, Sink&& sink, const T* after = nullptr) {
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
+    const index_t tiles = divide_up(end - begin, product_rows);
     for (index_t p = p0; p < p1; ++p) {
         const index_t width = w.width(p);
         const T* const next = detail::next_panel(w, p, p1, after, end - begin);
@@ -173,8 +175,8 @@ void product_tiles(row_source<const T> x, index_t begin, index_t end, panel_view
                 stream_panel<T, Arch>(width / L, xs, w.panel(p), w.rows, ts, nullptr, false, next);
             } else {
                 if (w.rows >= detail::steps_worth_asking) expect(begin + offset, rows, p, width);
-                detail::panel_tile<T, Arch>(number++, divide_up(end - begin, product_rows), rows, xs,
-                                            w.panel(p), width, w.rows, ts, nullptr, false, next);
+                detail::panel_tile<T, Arch>(number++, tiles, rows, xs, w.panel(p), width, w.rows, ts, nullptr,
+                                            false, next);
             }
             sink(begin + offset, rows, p, tile, width);
         });

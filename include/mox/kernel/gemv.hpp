@@ -12,8 +12,9 @@
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// Up to so many rows a panel is streamed. Measured from memory: one row 17 GB/s where tile_product reads 14,
-/// two rows 13.5 and 14.
+/// Up to so many rows a panel is streamed. Measured from memory in pages of 4 KB: one row 17 GB/s where
+/// tile_product reads 14, two rows 13.5 and 14. In huge pages only the last panel asks (gemm.hpp,
+/// next_panel).
 inline constexpr index_t streamed_rows = 1;
 
 /// tile_product (kernel/tile.hpp) that asks for the panel at `ahead`, or null.
