@@ -59,6 +59,9 @@ MOX_INLINE void product_body(const T* const* x, const T* b, index_t ldb, index_t
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[r][v] = batch(T(0));
     }
+// Clang unrolls eight steps that ask for memory and keeps their operands on the stack (measured: 50 instead
+// of 99 % of the peak).
+#pragma GCC unroll 1
     for (index_t k = 0; k < k_size; ++k) {
         batch bv[V];
 #pragma GCC unroll 4
