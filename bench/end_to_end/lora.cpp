@@ -165,12 +165,12 @@ using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>
 //
 // A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time: products
 // with everything run at 0.82 of the peak, products with what was picked at one load a multiply-add. Measured
-// apart with 1024 columns, of 0.255 ms (all ranks 0.69): the sparse sums and the turning of x 0.125 (0.07 at
-// the peak, 0.10 the sums alone, whose loads take 0.09), the expansion 0.108 (0.07 at the peak, 0.08 for the
-// loads of B, 0.02 for y), finding the values 0.005, the choice 0.015. What both big parts cannot go below is
-// 0.28 of the time of all ranks. Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation
-// and a multiply-add take 1.33 steps, and random places need 1.3 times as many), ranks that share loads of x
-// (0.93 of the sums, but the lists must be sorted), more registers, blocks of 32 to 128 columns.
+// apart with 1024 columns, of 0.245 ms (all ranks 0.70): the sparse sums and the turning of x 0.124 (0.07 at
+// the peak, 0.094 the sums alone), the expansion 0.101 (0.07 at the peak, 0.08 for the loads of B, 0.02 for
+// y), the choice and what is written for it 0.017. Tried for the sums: lanes as ranks and permuted tokens
+// (0.139: a permutation and a multiply-add take 1.33 steps, and random places need 1.3 times as many), three
+// and four rows that share loads (1.00 and 1.02 of two: the lists become short), registers of a column apart
+// (1.00), more registers (1.03), blocks of 32 to 128 columns.
 template <index_t Width>
 void add_gated(std::vector<bench::group>& groups, const std::string& name) {
     const double full = 4.0 * tokens * Width;

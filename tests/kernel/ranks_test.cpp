@@ -27,6 +27,14 @@ std::vector<row_t> lists(index_t tokens, index_t k, index_t ranks) {
     return chosen;
 }
 
+// A list's rows with their weights.
+template <class T>
+std::vector<simd::placed<T>> weighted(const std::vector<row_t>& chosen, const T* weight) {
+    std::vector<simd::placed<T>> all;
+    for (const row_t row : chosen) all.push_back({*weight++, row});
+    return all;
+}
+
 template <class T>
 void check_lists(index_t tokens, index_t k, index_t ranks, index_t width, executor_ref exec) {
     CAPTURE(tokens, k, ranks, width);
@@ -42,7 +50,7 @@ void check_lists(index_t tokens, index_t k, index_t ranks, index_t width, execut
 
     // Sums of as many products of size about 1 as there are columns, choices and tokens.
     const double unit = std::is_same_v<T, float> ? 2e-5 : 1e-13;
-    kernel::add_chosen_rows<T>(exec, chosen.data(), w, k, b.view(), y.view());
+    kernel::add_chosen_rows<T>(exec, weighted(chosen, w).data(), k, b.view(), y.view());
     plain::add_chosen_rows<double>(chosen.data(), w2, k, b.plain_view(), y2.view());
     CHECK(difference(y, y2) < unit * static_cast<double>(k));
     CHECK(y.guards_hold());
@@ -88,13 +96,13 @@ TEST_CASE("ranks: rows that come from memory get the same bits", "[kernel][ranks
     const auto chosen = lists(tokens, k, ranks);
     std::vector<float> out(chosen.size()), out_near(chosen.size());
     kernel::dot_chosen_rows<float>({}, far.view(), chosen.data(), k, b.view(), out.data());
-    kernel::add_chosen_rows<float>({}, chosen.data(), weight.values.data(), k, b.view(), far.view());
+    const auto list = weighted(chosen, weight.values.data());
+    kernel::add_chosen_rows<float>({}, list.data(), k, b.view(), far.view());
     for (index_t t = 0; t < tokens; t += block) {
         const matrix_view<float> rows(near.view().row(t), std::min(block, tokens - t), width,
                                       near.view().stride);
         kernel::dot_chosen_rows<float>({}, rows, chosen.data() + t * k, k, b.view(), out_near.data() + t * k);
-        kernel::add_chosen_rows<float>({}, chosen.data() + t * k, weight.values.data() + t * k, k, b.view(),
-                                       rows);
+        kernel::add_chosen_rows<float>({}, list.data() + t * k, k, b.view(), rows);
     }
     CHECK(out == out_near);
     CHECK(far.values == near.values);

@@ -35,7 +35,8 @@ using nested = stack<linear<3, 5, bias::with>, repeat<2, residual<rms_norm<5>, s
 }  // namespace
 
 TEST_CASE("parameter: every element has a place of its own", "[layer][parameter]") {
-    for (const storage form : {storage::vector, storage::rows, storage::panels, storage::gated_panels}) {
+    for (const storage form :
+         {storage::vector, storage::rows, storage::panels, storage::sparse_panels, storage::gated_panels}) {
         for (const index_t cols : {index_t{1}, index_t{7}, index_t{16}, index_t{65}, index_t{130}}) {
             for (const index_t rows : {index_t{1}, index_t{3}}) {
                 if (form == storage::vector && rows != 1) continue;

@@ -10,12 +10,13 @@ namespace mox::inline MOX_ABI {
 
 /// How a tensor lies in memory.
 enum class storage {
-    vector,        ///< `cols` values
-    rows,          ///< row-major rows x cols (embeddings)
-    panels,        ///< weight of y = x W, rows = inputs, cols = outputs; see kernel/panels.hpp
-    gated_panels,  ///< two weights (gate, up) of `cols` units each in common panels
-    packed,        ///< panels of fewer bits (kernel/weight_format.hpp), in bytes
-    gated_packed,  ///< gated panels of fewer bits
+    vector,         ///< `cols` values
+    rows,           ///< row-major rows x cols (embeddings)
+    panels,         ///< weight of y = x W, rows = inputs, cols = outputs; see kernel/panels.hpp
+    gated_panels,   ///< two weights (gate, up) of `cols` units each in common panels
+    packed,         ///< panels of fewer bits (kernel/weight_format.hpp), in bytes
+    gated_packed,   ///< gated panels of fewer bits
+    sparse_panels,  ///< panels of which most values are zero, and an index of the others behind them
 };
 
 /// A weight format as tensors see it: whole matrices in and out, row-major, gate columns before up columns.

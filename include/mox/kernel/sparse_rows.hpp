@@ -9,41 +9,14 @@
 
 #include <mox/core/view.hpp>
 #include <mox/exec/executor.hpp>
-#include <mox/kernel/panels.hpp>
+#include <mox/kernel/sparse_index.hpp>
 #include <mox/kernel/streaming.hpp>
 #include <mox/simd/batch.hpp>
-#include <mox/simd/compress.hpp>
 #include <mox/simd/transpose.hpp>
 
 namespace mox::inline MOX_ABI::kernel {
 
-/// The values of a matrix that are not zero, by blocks of columns, inside a block row by row.
-template <class T>
-struct sparse_rows {
-    const simd::placed<T>* values = nullptr;  ///< at the place of the column they meet in its turned block
-    const row_t* starts = nullptr;            ///< of each row of each block, and the end
-    index_t rows = 0, cols = 0;
-
-    index_t size() const noexcept { return starts[sparse_starts(rows, cols) - 1]; }
-    static constexpr index_t sparse_starts(index_t rows, index_t cols) noexcept;
-};
-
 namespace detail {
-
-// 64 columns of 64 tokens are 16 KB of f32. Measured with 32 rows, a quarter of 1024 columns, 512 tokens: 32,
-// 64, 96, 128: 140, 131, 143, 146 us.
-inline constexpr index_t sparse_columns = 64;
-
-// Registers of tokens that meet a value together: the value is spread once for all of them. Measured 4, 6, 8:
-// 131, 134, 148 us; 2, 3, 4 of an earlier version: 172, 161, 151 us.
-inline constexpr int sparse_vectors = 4;
-
-// Rows of the matrix that are summed together, so that the sums fit the stack.
-inline constexpr index_t sparse_height = 64;
-
-// Values between the columns of a turned block.
-template <class T, class Arch>
-inline constexpr index_t sparse_pitch = sparse_vectors* simd::lanes<T, Arch>;
 
 // A block of x that is turned round while another is summed, whole registers of tokens and of columns: part
 // by part, along the rows first, as the cache fetches ahead.
@@ -51,7 +24,6 @@ template <class T, class Arch, int V>
 struct block_ahead {
     static constexpr index_t L = simd::lanes<T, Arch>, R = simd::turned_rows<T, Arch>;
     static constexpr index_t across = sparse_columns / L, parts = V * (L / R) * across;
-    static constexpr index_t pitch = sparse_pitch<T, Arch>;
 
     const T* from = nullptr;
     index_t stride = 0;
@@ -59,66 +31,131 @@ struct block_ahead {
     index_t left = 0;     ///< parts to turn
     index_t further = 0;  ///< from a part to that of the block after, which is asked for; 0: nothing is
 
-    MOX_INLINE void ask() const noexcept {
+    MOX_INLINE void load(simd::turning<T, Arch, R>& part) const noexcept {
+        part.load(from, stride);
         if (further == 0) return;
 #pragma GCC unroll 8
         for (index_t i = 0; i < R; ++i) simd::prefetch(from + i * stride + further);
     }
     MOX_INLINE void advance() noexcept {
         from += L;
-        to += L * pitch;
+        to += L * sparse_pitch<T, Arch>;
         if (--left % across != 0) return;
         from += R * stride - sparse_columns;
-        to += R - sparse_columns * pitch;
+        to += R - sparse_columns * sparse_pitch<T, Arch>;
     }
 };
 
-// sums[r][V registers] += values of row r times the columns they meet, from zero when `first`. The next block
-// is turned round in between: the sums wait for loads, the turning for shuffles, and the core does both at a
-// time when they are close together (measured, 512 tokens: 131 us; 145 with whole parts between rows, 150 one
-// after the other).
+// The sums of a pair of rows for V registers of tokens.
 template <class T, class Arch, int V>
-MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts, index_t rows,
-                             const T* columns, T* sums, bool first, block_ahead<T, Arch, V> next) {
+struct pair_sums {
     using batch = simd::batch<T, Arch>;
-    using ahead = block_ahead<T, Arch, V>;
-    constexpr index_t L = simd::lanes<T, Arch>;
-    const index_t parts_a_row = divide_up(next.left, rows);
-    // With registers to spare a part is loaded before the rest of the row that is summed (measured: 0.95;
-    // with 16 registers 1.05).
-    constexpr bool early = simd::registers<Arch> == 32;
-    simd::turning<T, Arch, ahead::R> part;
-    const auto load = [&] {
-        part.load(next.from, next.stride);
-        next.ask();
-    };
-    if (early && next.left > 0) load();
-    for (index_t r = 0; r < rows; ++r, sums += V * L) {
-        batch acc[V];
+    static constexpr index_t L = simd::lanes<T, Arch>, size = sizeof(simd::placed<T>);
+
+    batch acc[2][V];
+
+    MOX_INLINE void load(const T* sums, const row_t (&row)[2], bool fresh) noexcept {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+            const T* const from = sums + row[i] * (V * L);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[v] = first ? batch(T(0)) : simd::load<T, Arch>(sums + v * L);
-        const simd::placed<T>*at = values + starts[r], *const end = values + starts[r + 1];
-        const auto add = [&] {
-            const auto [value, place] = simd::load_spread<T, Arch>(at++);
-            const T* from = columns + place;
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) acc[v] = simd::fma(value, simd::load<T, Arch>(from + v * L), acc[v]);
-        };
-        for (index_t k = 0; k < parts_a_row && next.left > 0; ++k) {
-            if constexpr (!early) load();
-            if (at < end) add();
-            part.template step<0>();
-            if (at < end) add();
-            if constexpr (part.steps > 1) part.template step<1>();
-            if (at < end) add();
-            if constexpr (part.steps > 2) part.template step<2>();
-            part.store(next.to, ahead::pitch);
-            next.advance();
-            if (early && next.left > 0) load();
+            for (int v = 0; v < V; ++v) acc[i][v] = fresh ? batch(T(0)) : simd::load<T, Arch>(from + v * L);
         }
-        while (at < end) add();
+    }
+    MOX_INLINE void store(T* sums, const row_t (&row)[2]) const noexcept {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+            T* const to = sums + row[i] * (V * L);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) simd::store(sums + v * L, acc[v]);
+            for (int v = 0; v < V; ++v) simd::store(to + v * L, acc[i][v]);
+        }
+    }
+
+    /// One column of list 0, 1 or 2 of sparse_pair; returns what follows in the list.
+    template <int List>
+    MOX_INLINE const std::byte* add(const std::byte* at, const T* columns) noexcept {
+        const auto [value, place] = simd::load_spread<T, Arch>(at);
+        const T* const from = columns + place;
+        if constexpr (List < 2) {
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v)
+                acc[List][v] = simd::fma(value, simd::load<T, Arch>(from + v * L), acc[List][v]);
+            return at + size;
+        } else {
+            batch x[V];  // all of them before the products (measured: 124 us; 131 in turns)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) x[v] = simd::load<T, Arch>(from + v * L);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[0][v] = simd::fma(value, x[v], acc[0][v]);
+            const batch other = simd::load_spread<T, Arch>(at + size).value;
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[1][v] = simd::fma(other, x[v], acc[1][v]);
+            return at + 2 * size;
+        }
+    }
+};
+
+// With registers to spare a part is loaded before the rest of the row that is summed (measured: 0.95; with 16
+// registers 1.05).
+template <class Arch>
+inline constexpr bool loads_early = simd::registers<Arch> == 32;
+
+// Turns the part that is in registers, or the next; meanwhile() comes before each step.
+template <class T, class Arch, int V, class Meanwhile>
+MOX_INLINE void turn_part(block_ahead<T, Arch, V>& next,
+                          simd::turning<T, Arch, block_ahead<T, Arch, V>::R>& part, Meanwhile&& meanwhile) {
+    constexpr int steps = simd::turning<T, Arch, block_ahead<T, Arch, V>::R>::steps;
+    if constexpr (!loads_early<Arch>) next.load(part);
+    meanwhile();
+    part.template step<0>();
+    meanwhile();
+    if constexpr (steps > 1) part.template step<1>();
+    meanwhile();
+    if constexpr (steps > 2) part.template step<2>();
+    part.store(next.to, sparse_pitch<T, Arch>);
+    next.advance();
+    if (loads_early<Arch> && next.left > 0) next.load(part);
+}
+
+// The values of one list, and a part of the next block where columns are loaded for one row each.
+template <int List, class T, class Arch, int V>
+MOX_INLINE void sum_list(pair_sums<T, Arch, V>& sums, const std::byte* at, const std::byte* end,
+                         const T* columns, block_ahead<T, Arch, V>& next,
+                         simd::turning<T, Arch, block_ahead<T, Arch, V>::R>& part) {
+    if constexpr (List < 2) {
+        if (next.left > 0) {
+            turn_part<T, Arch, V>(
+                next, part, [&]() __attribute__((always_inline)) {
+                    if (at < end) [[likely]]
+                        at = sums.template add<List>(at, columns);
+                });
+        }
+    }
+    while (at < end) at = sums.template add<List>(at, columns);
+}
+
+// sums[r][V registers] += values of row r times the columns they meet, from zero when `fresh`, for the rows
+// from `row` on of a block of columns. The next block is turned round in between: the sums wait for loads,
+// the turning for shuffles, and the core does both at a time when they are close together (measured with one
+// row at a time, 512 tokens: 131 us; 145 with whole parts between rows, 150 one after the other).
+template <class T, class Arch, int V>
+MOX_NOINLINE void add_sparse(const sparse_rows<T, Arch>& a, index_t block, index_t row, index_t rows,
+                             const T* columns, T* sums, bool fresh, block_ahead<T, Arch, V> next) {
+    const index_t count = divide_up(rows, index_t{2}), parts = divide_up(next.left, count);
+    simd::turning<T, Arch, next.R> part;
+    if (loads_early<Arch> && next.left > 0) next.load(part);
+    pair_sums<T, Arch, V> of;
+    const std::byte* const values = a.values();
+    const sparse_pair* pair = a.pairs(block, row);
+    for (const sparse_pair* const last = pair + count; pair != last; ++pair) {
+        of.load(sums, pair->row, fresh);
+        const auto from = [&](int list) { return values + pair->begin[list] * of.size; };
+        sum_list<0>(of, from(0), from(1), columns, next, part);
+        sum_list<1>(of, from(1), from(2), columns, next, part);
+        sum_list<2>(of, from(2), from(3), columns, next, part);
+        of.store(sums, pair->row);
+        // Few rows have few lists.
+        for (index_t k = 2; k < parts && next.left > 0; ++k) turn_part<T, Arch, V>(next, part, [] {});
     }
 }
 
@@ -126,16 +163,17 @@ MOX_NOINLINE void add_sparse(const simd::placed<T>* values, const row_t* starts,
 // zero.
 template <class T, class Arch, int V>
 void turn_block(matrix_view<const T> x, index_t t0, index_t count, index_t c0, index_t size, T* columns) {
-    constexpr index_t L = simd::lanes<T, Arch>, pitch = sparse_pitch<T, Arch>;
+    constexpr index_t L = simd::lanes<T, Arch>;
     for (index_t v = 0; v < V; ++v, columns += L) {
         const index_t here = std::min(L, count - v * L);
         if (here == L) {
-            simd::transpose_lanes<T, Arch>(x.row(t0 + v * L) + c0, x.stride, size, columns, pitch);
+            simd::transpose_lanes<T, Arch>(x.row(t0 + v * L) + c0, x.stride, size, columns,
+                                           sparse_pitch<T, Arch>);
             continue;
         }
         for (index_t c = 0; c < size; ++c) {
             for (index_t i = 0; i < L; ++i)
-                columns[c * pitch + i] = i < here ? x(t0 + v * L + i, c0 + c) : T(0);
+                columns[c * sparse_pitch<T, Arch> + i] = i < here ? x(t0 + v * L + i, c0 + c) : T(0);
         }
     }
 }
@@ -170,11 +208,11 @@ struct sparse_position {
 
 // z[t] = row t of x times the rows of a for the tokens [begin, end), V registers of them at a time.
 template <class T, class Arch, int V>
-void sparse_tokens(const sparse_rows<T>& a, matrix_view<const T> x, index_t begin, index_t end,
+void sparse_tokens(const sparse_rows<T, Arch>& a, matrix_view<const T> x, index_t begin, index_t end,
                    matrix_view<T> z) {
     constexpr index_t tokens = V * simd::lanes<T, Arch>, block = sparse_columns * sparse_pitch<T, Arch>;
     alignas(64) T both[static_cast<std::size_t>(2 * block)];
-    alignas(64) T sums[static_cast<std::size_t>(sparse_height * tokens)];
+    alignas(64) T sums[static_cast<std::size_t>((sparse_height + 1) * tokens)];
     T *columns = both, *ahead = both + block;
     bool turned = false;
     const bool far = asks_ahead(x);
@@ -191,8 +229,7 @@ void sparse_tokens(const sparse_rows<T>& a, matrix_view<const T> x, index_t begi
             const index_t further = far ? (after.t - next.t) * x.stride + after.c - next.c : 0;
             other = {x.row(next.t) + next.c, x.stride, ahead, other.parts, further};
         }
-        add_sparse<T, Arch, V>(a.values, a.starts + at.c / sparse_columns * a.rows + at.r, rows, columns,
-                               sums, at.c == 0, other);
+        add_sparse<T, Arch, V>(a, at.c / sparse_columns, at.r, rows, columns, sums, at.c == 0, other);
         if (next.c == 0) write_sums<T, Arch, V>(sums, at.r, rows, at.t, count, z);
         if (turned) std::swap(columns, ahead);
         at = next;
@@ -206,48 +243,13 @@ constexpr auto sparse_table(std::integer_sequence<int, I...>) {
 
 }  // namespace detail
 
-template <class T>
-constexpr index_t sparse_rows<T>::sparse_starts(index_t rows, index_t cols) noexcept {
-    return divide_up(cols, detail::sparse_columns) * rows + 1;
-}
-
-/// Room for the values of a rows x cols matrix.
+/// z = x A' for a matrix with an index. A sum has one order, whatever block its token falls in: block of
+/// columns by block, inside one first the columns that the other row of its pair does not have.
 template <class T, class Arch = simd::default_arch>
-constexpr index_t sparse_room(index_t rows, index_t cols) noexcept {
-    return rows * cols + simd::lanes<T, Arch>;
-}
-
-/// Collects the values of `w` that are not zero. values: sparse_room of them; starts: sparse_starts. `cols`:
-/// valid columns of w.
-template <class T, class Arch = simd::default_arch>
-sparse_rows<T> find_sparse_rows(std::type_identity_t<panel_view<const T, Arch>> w, index_t cols,
-                                simd::placed<T>* values, row_t* starts) {
-    constexpr row_t pitch = detail::sparse_pitch<T, Arch>;
-    constexpr index_t W = panel_width<T, Arch>;
-    index_t n = 0;
-    row_t* start = starts;
-    for (index_t c0 = 0; c0 < cols; c0 += detail::sparse_columns) {
-        const index_t c1 = std::min(cols, c0 + detail::sparse_columns);
-        for (index_t r = 0; r < w.rows; ++r) {
-            *start++ = static_cast<row_t>(n);
-            for (index_t c = c0, run = 0; c < c1; c += run) {
-                const index_t p = c / W;
-                run = std::min(c1, (p + 1) * W) - c;
-                n += simd::compress_non_zero<T, Arch>(w.panel(p) + r * w.width(p) + (c - p * W), run,
-                                                      static_cast<row_t>(c - c0) * pitch, pitch, values + n);
-            }
-        }
-    }
-    *start = static_cast<row_t>(n);
-    return {values, starts, w.rows, cols};
-}
-
-/// z = x A'. Sums run along the columns, whatever block a token falls in.
-template <class T, class Arch = simd::default_arch>
-void sparse_transposed(executor_ref exec, const sparse_rows<T>& a,
+void sparse_transposed(executor_ref exec, const sparse_rows<T, Arch>& a,
                        std::type_identity_t<matrix_view<const T>> x, matrix_view<T> z) {
-    static constexpr auto table =
-        detail::sparse_table<T, Arch>(std::make_integer_sequence<int, detail::sparse_vectors>{});
+    static constexpr auto table = detail::sparse_table<T, Arch>(
+        std::make_integer_sequence<int, static_cast<int>(detail::sparse_vectors)>{});
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t tokens = detail::sparse_vectors * L;
     parallel_ranges(

@@ -58,14 +58,19 @@ struct lora {
     static_assert(slots <= ranks, "mox::lora: the gate chooses more ranks than the adapter has");
     static constexpr double scale = Gate::scales_by_alpha && Spec.alpha != 0 ? Spec.alpha : Spec.scale();
 
+    /// A is born with few values that are not zero, and never trained.
+    static constexpr bool has_row_values = requires { Gate::row_values(in, ranks); };
+    static constexpr bool sparse_down = has_row_values && kept == 0 && !Gate::trains_down;
+
     static constexpr auto parameters = [] {
         constexpr auto own = Gate::template parameters<in, ranks>;
         std::array<parameter, 2 + (kept > 0 ? 2 : 0) + own.size()> all{};
         all[0] = Spec.down("a", 1, in);
         all[0].trained = Gate::trains_down;
-        if constexpr (requires { Gate::row_values(in, ranks); }) {
+        if constexpr (has_row_values) {
             all[0].init = fill::sparse_rows;
             all[0].row_values = Gate::row_values(in, Spec.rank);
+            if (sparse_down) all[0].form = storage::sparse_panels;
         }
         all[1] = Spec.up("b", 1, out);
         std::size_t at = 2;
@@ -95,13 +100,14 @@ struct lora {
     /// The rank activations of all ranks are needed.
     static constexpr bool all_activations = !picks || Gate::reads_activations;
 
-    /// A is born with few values that are not zero and never trained.
-    static constexpr bool sparse_down = kept == 0 && !Gate::trains_down && requires {
-        Gate::row_values(in, ranks);
-    };
+    /// Values of A that a token meets.
+    static constexpr index_t down_values = [] {
+        if constexpr (sparse_down) return ranks * Gate::row_values(in, ranks);
+        return (all_activations ? ranks : slots) * in;
+    }();
 
     static constexpr double flops(double context) {
-        return Base::flops(context) + 2.0 * static_cast<double>((all_activations ? ranks : slots) * in) +
+        return Base::flops(context) + 2.0 * static_cast<double>(down_values) +
                2.0 * static_cast<double>((picks ? slots : ranks) * out) + Gate::flops(in, ranks);
     }
 
@@ -147,14 +153,15 @@ struct lora {
         const arena_scope scope(*ctx.scratch);
         if constexpr (picks) {
             r.picked = ctx.saved->template take<T>(n * slots);
-            if constexpr (all_activations) {
-                pick(n, r.chosen, r.z, r.picked);
-            } else {
+            if constexpr (!all_activations)
                 kernel::dot_chosen_rows<T>(ctx.exec, r.x, r.chosen, slots, w.template panels<0>(), r.picked);
+            auto* const u = ctx.scratch->template take<simd::placed<T>>(n * slots);
+            for (index_t i = 0; i < n * slots; ++i) {
+                const row_t rank = r.chosen[i];
+                if constexpr (all_activations) r.picked[i] = rank < 0 ? T(0) : r.z(i / slots, rank);
+                u[i] = {s<T> * (r.weight[i] * r.picked[i]), rank};
             }
-            T* u = ctx.scratch->template take<T>(n * slots);
-            for (index_t i = 0; i < n * slots; ++i) u[i] = s<T> * (r.weight[i] * r.picked[i]);
-            kernel::add_chosen_rows<T>(ctx.exec, r.chosen, u, slots, w.template panels<1>(), y);
+            kernel::add_chosen_rows<T>(ctx.exec, u, slots, w.template panels<1>(), y);
         } else {
             const matrix_view<T> u = ctx.temporary(n, ranks);
             weighted(ctx, r, r.z, u);
@@ -205,37 +212,21 @@ private:
             kernel::dense_transposed<T>(ctx.exec, w.template panels<2>(), x, z.middle_cols(0, kept), false);
         }
         if constexpr (sparse_down) {
-            if (x.rows >= sparse_tokens) {
-                const arena_scope scope(*ctx.scratch);
-                constexpr index_t room = kernel::sparse_room<T>(ranks, in);
-                const auto a = kernel::find_sparse_rows<T>(
-                    w.template panels<0>(), in, ctx.scratch->template take<simd::placed<T>>(room),
-                    ctx.scratch->template take<row_t>(kernel::sparse_rows<T>::sparse_starts(ranks, in)));
-                // A loaded A may be anything. From half of the values on a plain product is as fast.
-                if (2 * a.size() <= ranks * in) {
-                    kernel::sparse_transposed<T>(ctx.exec, a, x, z);
-                    return;
-                }
+            // A loaded A may be anything, also full. With fewer tokens than a register holds the plain
+            // product is faster (measured with 1024 and 4096 columns, 8 tokens: 0.9, 0.8 of the time;
+            // 16: 1.5, 1.6).
+            const auto a = w.template sparse<0>();
+            if (x.rows >= simd::lanes<T> && a.size() >= 0) {
+                kernel::sparse_transposed<T>(ctx.exec, a, x, z);
+                return;
             }
         }
         kernel::dense_transposed<T>(ctx.exec, w.template panels<0>(), x, z.middle_cols(kept, Spec.rank),
                                     false);
     }
 
-    // Fewer tokens do not pay for the search of the values.
-    static constexpr index_t sparse_tokens = 64;
-
     template <class T>
     static constexpr T s = static_cast<T>(scale);
-
-    // to[t, j] = from(t, chosen[t, j]).
-    template <class T>
-    static void pick(index_t n, const row_t* chosen, std::type_identity_t<matrix_view<const T>> from, T* to) {
-        for (index_t t = 0; t < n; ++t, chosen += slots, to += slots) {
-            const T* const row = from.row(t);
-            for (index_t j = 0; j < slots; ++j) to[j] = chosen[j] < 0 ? T(0) : row[chosen[j]];
-        }
-    }
 
     template <class T>
     static void backward_picked(context<T>& ctx, param_ref<lora, const T> w, param_ref<lora, T> g,
@@ -253,13 +244,18 @@ private:
         if (g)
             kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, u, slots, dy, g.template panels<1>(),
                                             ctx.accumulate);
-        if (g[0])
-            kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, du, slots, r.x, g.template panels<0>(),
-                                            ctx.accumulate);
+        if constexpr (Gate::trains_down) {
+            if (g[0])
+                kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, du, slots, r.x, g.template panels<0>(),
+                                                ctx.accumulate);
+        }
         Gate::template backward<ranks, T>(ctx, w.tensors().from(gate_tensors), g.tensors().from(gate_tensors),
                                           r.x, r.z, r.state, r.chosen, r.weight, dweight, matrix_view<T>{},
                                           dx);
-        if (dx.data) kernel::add_chosen_rows<T>(ctx.exec, r.chosen, du, slots, w.template panels<0>(), dx);
+        if (!dx.data) return;
+        auto* const dz = ctx.scratch->template take<simd::placed<T>>(n * slots);
+        for (index_t i = 0; i < n * slots; ++i) dz[i] = {du[i], r.chosen[i]};
+        kernel::add_chosen_rows<T>(ctx.exec, dz, slots, w.template panels<0>(), dx);
     }
 
     template <class T>
@@ -288,9 +284,10 @@ private:
                                               g.tensors().from(gate_tensors), r.x, r.z, r.state, r.chosen,
                                               r.weight, dweight, dz, dx);
         }
-        if (g[0]) {
-            kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), r.x,
-                                             g.template panels<0>(), ctx.accumulate);
+        if constexpr (Gate::trains_down) {
+            if (g[0])
+                kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), r.x,
+                                                 g.template panels<0>(), ctx.accumulate);
         }
         if (!dx.data) return;
         if constexpr (kept > 0)

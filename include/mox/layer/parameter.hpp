@@ -14,8 +14,20 @@
 #include <mox/core/leaves.hpp>
 #include <mox/core/parameter.hpp>
 #include <mox/kernel/panels.hpp>
+#include <mox/kernel/sparse_index.hpp>
 
 namespace mox::inline MOX_ABI {
+
+namespace detail {
+
+// Elements of sparse panels before their index.
+template <class T>
+constexpr index_t index_offset(const parameter& p) noexcept {
+    return round_up(p.rows * kernel::panel_layout<T>::padded(p.cols),
+                    static_cast<index_t>(alignment / sizeof(T)));
+}
+
+}  // namespace detail
 
 /// Elements of one matrix of the stack, and of the whole tensor, in memory.
 template <class T>
@@ -28,6 +40,10 @@ constexpr index_t matrix_elements(const parameter& p) noexcept {
         return p.rows * p.cols;
     case storage::panels:
         return p.rows * layout::padded(p.cols);
+    case storage::sparse_panels:
+        return detail::index_offset<T>(p) +
+               round_up(kernel::sparse_rows<T>::bytes(p.rows, p.cols), static_cast<index_t>(alignment)) /
+                   static_cast<index_t>(sizeof(T));
     case storage::gated_panels:
         return p.rows * layout::padded_gated(p.cols);
     case storage::packed:
@@ -54,6 +70,7 @@ constexpr index_t element_offset(const parameter& p, index_t m, index_t k, index
     case storage::rows:
         return base + k * p.cols + n;
     case storage::panels:
+    case storage::sparse_panels:
         return base + layout::offset(p.rows, layout::padded(p.cols), k, n);
     case storage::gated_panels: {
         const index_t part = n < p.cols ? 0 : 1;
@@ -65,6 +82,17 @@ constexpr index_t element_offset(const parameter& p, index_t m, index_t k, index
         return base;
     }
     return base;
+}
+
+/// Finds anew what memory holds beside the values of a tensor, after they changed.
+template <class T>
+void index_values(const parameter& p, T* tensor) {
+    if (p.form != storage::sparse_panels) return;
+    for (index_t m = 0; m < p.count; ++m, tensor += matrix_elements<T>(p)) {
+        const kernel::panel_view<const T> w(tensor, p.rows, kernel::panel_layout<T>::padded(p.cols));
+        kernel::index_sparse_rows<T>(w, p.cols,
+                                     reinterpret_cast<std::byte*>(tensor + detail::index_offset<T>(p)));
+    }
 }
 
 template <class L>
@@ -200,10 +228,21 @@ struct param_ref {
     template <std::size_t I>
     constexpr kernel::panel_view<T> panels(index_t m = 0) const noexcept {
         constexpr parameter p = L::parameters[I];
+        static_assert(std::is_const_v<T> || p.form != storage::sparse_panels,
+                      "mox: sparse panels are written by params::write, which indexes their values");
         using columns = kernel::panel_layout<scalar>;
         constexpr index_t cols =
             p.form == storage::gated_panels ? columns::padded_gated(p.cols) : columns::padded(p.cols);
         return {(*this)[static_cast<index_t>(I)] + m * matrix_elements<scalar>(p), p.rows, cols};
+    }
+
+    /// The values of own tensor i that are not zero; it has sparse panels.
+    template <std::size_t I>
+    kernel::sparse_rows<scalar> sparse(index_t m = 0) const noexcept {
+        constexpr parameter p = L::parameters[I];
+        static_assert(p.form == storage::sparse_panels);
+        const scalar* const from = (*this)[static_cast<index_t>(I)] + m * matrix_elements<scalar>(p);
+        return {reinterpret_cast<const std::byte*>(from + detail::index_offset<scalar>(p)), p.rows, p.cols};
     }
 
     template <std::size_t I>

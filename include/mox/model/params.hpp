@@ -134,6 +134,7 @@ public:
                                     buffer_of(p).data() + offset + element_offset<T>(p, m, 0, 0));
                 }
             }
+            index_values(p, buffer_of(p).data() + offset);
         });
     }
 
@@ -225,6 +226,7 @@ public:
             return;
         }
         visit(t, [&](index_t at) { to[at] = *from++; });
+        index_values(t.spec, to.data() + t.offset);
     }
     void write(std::string_view path, std::span<const T> v) { write(find("mox::params::write", path), v); }
 
