@@ -52,6 +52,22 @@ TEST_CASE("parameter: every element has a place of its own", "[layer][parameter]
     CHECK(gated.logical_size() == 48);
 }
 
+TEMPLATE_TEST_CASE("parameter: every matrix of sparse panels has an index of its own", "[layer][parameter]",
+                   float, double) {
+    using T = TestType;
+    const parameter p{.name = "x", .form = storage::sparse_panels, .count = 3, .rows = 5, .cols = 70};
+    buffer<T> memory(tensor_elements<T>(p));
+    for (index_t m = 0; m < 3; ++m) {
+        for (index_t i = 0; i < 10 * m; ++i) memory[element_offset<T>(p, m, i % 5, 7 * (i / 5))] = T(1);
+    }
+    index_values<T>(p, memory.data());
+    for (index_t m = 0; m < 3; ++m) {
+        const T* const from = memory.data() + m * matrix_elements<T>(p) + detail::index_offset<T>(p);
+        CHECK(kernel::sparse_rows<T>{reinterpret_cast<const std::byte*>(from), 5, 70}.size() == 10 * m);
+        CHECK(memory[element_offset<T>(p, m, 4, 69)] == T(0));
+    }
+}
+
 TEST_CASE("parameter: paths, ordinals and offsets of a nested network", "[layer][parameter]") {
     const auto all = params<nested, float>::tensors();
     std::vector<std::string> paths;

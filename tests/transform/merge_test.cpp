@@ -117,6 +117,47 @@ TEST_CASE("merge: ranks kept of earlier tasks are merged with the new ones", "[t
     CHECK(plain.read("weight") == before);
 }
 
+TEST_CASE("merge: magnitudes scale the map and its bias", "[transform][lora]") {
+    using scaled =
+        stack<dora<linear<7, 9, bias::with>, rank3>, residual<rms_norm<9>, dora<linear<9, 9>, rank3>>,
+              lora<linear<9, 4, bias::with>, rank3>>;
+    using flat =
+        stack<linear<7, 9, bias::with>, residual<rms_norm<9>, linear<9, 9>>, linear<9, 4, bias::with>>;
+    const auto w = mox_test::random_params<scaled, double>(4, 0.5);
+    params<flat, double> to;
+    copy_matching(w, to);
+    const auto before = to;
+    // Two maps and a bias with magnitudes, one map without.
+    CHECK(merge(w, to) == 4);
+    const auto rows = batch::equal(1, 5);
+    const auto x = normal_numbers<double>(7 * 5, 1);
+    tape<flat, double> t;
+    tape<scaled, double> u;
+    const auto y = run_forward(w, x, rows, u);
+    CHECK(distance(run_forward(to, x, rows, t), y) < 1e-12);
+    CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
+    CHECK_THROWS_WITH(merge(w, to), Contains("merged already"));
+    // Merged, an output has the magnitude as its norm.
+    const auto m = w.read("0.magnitude"), weight = to.read("0.weight");
+    for (std::size_t o = 0; o < 9; ++o) {
+        double square = 0;
+        for (std::size_t i = 0; i < 7; ++i) square += weight[i * 9 + o] * weight[i * 9 + o];
+        CHECK(std::sqrt(square) == Approx(std::abs(m[o])).epsilon(1e-13));
+    }
+    CHECK(unmerge(w, to) == 4);
+    for (const auto& info : params<flat, double>::tensors()) CHECK(to.read(info) == before.read(info));
+    // One layer by itself, in float.
+    using one = dora<linear<7, 9>, rank3>;
+    const auto v = mox_test::random_params<one, float>(6);
+    params<linear<7, 9>, float> alone;
+    copy_matching(v, alone);
+    CHECK(merge(v, alone) == 1);
+    const auto z = normal_numbers<float>(7 * 5, 1);
+    tape<linear<7, 9>, float> a;
+    tape<one, float> b;
+    CHECK(distance(run_forward(alone, z, rows, a), run_forward(v, z, rows, b)) < 1e-5);
+}
+
 TEST_CASE("golden: merged and unmerged lora", "[golden][transform]") {
     using layer = lora<linear<12, 9, bias::with>, mox_test::spec<4>(8)>;
     mox_test::adapter_case<layer, double> r("lora-basic");

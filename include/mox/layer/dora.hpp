@@ -35,7 +35,6 @@ struct dora {
     static constexpr index_t ranks = adapter::ranks;
     static constexpr double scale = adapter::scale;
     static constexpr bool transparent = true;
-    static constexpr bool chooses_update = true;  ///< mox::merge refuses
 
     static constexpr std::array parameters{scaling::tensor("magnitude", 1)};
 

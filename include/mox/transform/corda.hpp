@@ -118,6 +118,11 @@ void corda_initialise(params<Net, T>& weights, const std::string& path, const co
     constexpr bool is_lora = requires { Layer::kept; };
     static_assert(is_lora, "mox::corda_initialise: the layer must be a mox::lora, whose factors take over a "
                            "part of its base");
+    if constexpr (is_lora)
+        static_assert(
+            !Layer::gate_type::routed,
+            "mox::corda_initialise: the gate must be mox::rank_gate::all; one that leaves ranks out "
+            "would take away a part of the base");
     const std::string prefix = path.empty() ? "" : path + ".";
     const std::vector<T> base = weights.read(prefix + "0.0.weight");
     const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,

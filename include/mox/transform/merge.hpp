@@ -2,6 +2,12 @@
 
 // Adapters into the maps they adapt, and out again.
 
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <mox/layer/dora.hpp>
 #include <mox/layer/lora.hpp>
 #include <mox/layer/lora_experts.hpp>
 #include <mox/model/transfer.hpp>
@@ -11,19 +17,20 @@ namespace mox::inline MOX_ABI {
 namespace detail {
 
 template <class L>
-inline constexpr bool is_linear = false;
-template <index_t In, index_t Out, bias Bias, bool Residual>
-inline constexpr bool is_linear<linear<In, Out, Bias, Residual>> = true;
-
-template <class L>
 struct adapter_of {
     static constexpr bool found = false;
 };
 template <class Base, adapter_spec Spec, class Gate>
 struct adapter_of<lora<Base, Spec, Gate>> {
-    static constexpr bool found = true;
+    static constexpr bool found = true, magnitudes = false;
     using base = Base;
     static constexpr bool constant_gate = !Gate::routed;
+};
+template <class Base, adapter_spec Spec>
+struct adapter_of<dora<Base, Spec>> {
+    static constexpr bool found = true, magnitudes = true;
+    using base = Base;
+    static constexpr bool constant_gate = true;
 };
 template <class L>
 consteval bool check_mergeable() {
@@ -42,13 +49,20 @@ consteval bool check_mergeable() {
         static_assert(adapter_of<L>::constant_gate,
                       "mox::merge: the gate of this adapter depends on the token, so its update is not one "
                       "matrix and cannot be merged");
-        static_assert(is_linear<typename adapter_of<L>::base>,
+        static_assert(is_plain_linear<typename adapter_of<L>::base>,
                       "mox::merge: only adapters around mox::linear can be merged");
     }
     for_each_index<children_of<L>::size>(
         [](auto i) { (void)check_mergeable<typename children_of<L>::template at<i>>(); });
     return true;
 }
+
+// A map of the plain network: what adapters froze, and what they make of it.
+template <class T>
+struct merged_map {
+    std::string path;
+    std::vector<T> base, merged;
+};
 
 // The factor "a" or "b" of the adapter at `path`, one row per rank: those of earlier tasks, then its own.
 template <class Net, class T>
@@ -64,24 +78,59 @@ std::vector<T> adapter_factor(const params<Net, T>& weights, const std::string& 
     return rows;
 }
 
-// base + s A' B, rounded once per element.
-template <class Layer, class Net, class T>
-std::vector<T> merged_weight(const params<Net, T>& weights, const std::string& path) {
-    const std::string prefix = path.empty() ? "" : path + ".";
-    const std::vector<T> a = adapter_factor(weights, path, "a"), b = adapter_factor(weights, path, "b");
-    std::vector<T> merged = weights.read(prefix + "0.0.weight");
+// base + s A' B; with magnitudes (empty: none) times m / |base + s A' B|, output by output, and the bias with
+// it. Every element is rounded once.
+template <class Layer, class T>
+void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vector<T>& a,
+                   const std::vector<T>& b, const std::vector<T>& magnitude) {
     constexpr auto in = static_cast<std::size_t>(Layer::in), out = static_cast<std::size_t>(Layer::out);
     const std::size_t ranks = a.size() / in;
-    for (std::size_t i = 0; i < in; ++i) {
-        for (std::size_t o = 0; o < out; ++o) {
+    std::vector<double> column(in);
+    for (std::size_t o = 0; o < out; ++o) {
+        double square = 0;
+        for (std::size_t i = 0; i < in; ++i) {
             double sum = 0;
             for (std::size_t r = 0; r < ranks; ++r)
                 sum += static_cast<double>(a[r * in + i]) * static_cast<double>(b[r * out + o]);
-            merged[i * out + o] =
-                static_cast<T>(static_cast<double>(merged[i * out + o]) + Layer::scale * sum);
+            column[i] = static_cast<double>(weight[i * out + o]) + Layer::scale * sum;
+            square += column[i] * column[i];
         }
+        const double factor = magnitude.empty() ? 1 : static_cast<double>(magnitude[o]) / std::sqrt(square);
+        for (std::size_t i = 0; i < in; ++i) weight[i * out + o] = static_cast<T>(factor * column[i]);
+        if (!bias.empty()) bias[o] = static_cast<T>(factor * static_cast<double>(bias[o]));
     }
-    return merged;
+}
+
+// Every map that adapters of `From` are around.
+template <class From, class T>
+std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
+    std::vector<merged_map<T>> all;
+    std::string scaled;  // the adapter inside the last layer with magnitudes
+    visit_layers<From>([&](auto layer, const std::string& path, const std::string& place, bool named) {
+        using adapter = typename decltype(layer)::type;
+        if constexpr (adapter_of<adapter>::found) {
+            constexpr bool magnitudes = adapter_of<adapter>::magnitudes;
+            const std::string prefix = path.empty() ? "" : path + ".";
+            if (!magnitudes && path == scaled && !scaled.empty()) return;
+            const std::string inner = magnitudes ? prefix + "0" : path;
+            const std::string base = (inner.empty() ? "" : inner + ".") + "0.0.";
+            merged_map<T> weight{tensor_path(place, "weight", named), from.read(base + "weight"), {}}, bias;
+            weight.merged = weight.base;
+            std::vector<T> magnitude;
+            if constexpr (magnitudes) {
+                scaled = inner;
+                magnitude = from.read(prefix + "magnitude");
+                if constexpr (adapter_of<adapter>::base::parameters.size() > 1)
+                    bias = {tensor_path(place, "bias", named), from.read(base + "bias"), {}};
+            }
+            bias.merged = bias.base;
+            merge_factors<adapter>(weight.merged, bias.merged, adapter_factor(from, inner, "a"),
+                                   adapter_factor(from, inner, "b"), magnitude);
+            all.push_back(std::move(weight));
+            if (!bias.path.empty()) all.push_back(std::move(bias));
+        }
+    });
+    return all;
 }
 
 template <class T>
@@ -91,29 +140,23 @@ bool same_values(const std::vector<T>& a, const std::vector<T>& b) {
 
 }  // namespace detail
 
-/// Adds every adapter to the map it is around: `to` becomes `from` without adapters, W + s A' B (LoRA, arXiv
-/// 2106.09685). `to` is the network that `from` adapts; the maps must hold what `from` froze, so that nothing
-/// is merged twice. Gates that depend on the token do not compile. Throws mox::error when a map of `to`
-/// differs from the frozen one (it is merged already, or trained on), or is not there; `to` is then
-/// unchanged.
+/// Puts every adapter into the map it is around: `to` becomes `from` without adapters, W + s A' B (LoRA,
+/// arXiv 2106.09685), with the magnitudes of mox::dora m / |W + s A' B| times that, and so its bias (arXiv
+/// 2402.09353). `to` is the network that `from` adapts; the maps must hold what `from` froze, so that nothing
+/// is merged twice. Gates that depend on the token do not compile. Returns how many tensors changed. Throws
+/// mox::error when a map of `to` differs from the frozen one (it is merged already, or trained on), or is not
+/// there; `to` is then unchanged.
 template <class From, class To, class T>
 index_t merge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
-    std::vector<std::pair<std::string, std::vector<T>>> all;
-    detail::visit_layers<From>([&](auto layer, const std::string& path, const std::string& place,
-                                   bool named) {
-        using adapter = typename decltype(layer)::type;
-        if constexpr (detail::adapter_of<adapter>::found) {
-            const std::string plain = detail::tensor_path(place, "weight", named);
-            const std::string base = (path.empty() ? "" : path + ".") + "0.0.weight";
-            check::that(detail::same_values(to.read(plain), from.read(base)), "mox::merge",
-                        "tensor '" + plain +
-                            "' of the target must be the adapter's frozen map, but it differs: it is merged "
-                            "already, or it was trained on");
-            all.emplace_back(plain, detail::merged_weight<adapter>(from, path));
-        }
-    });
-    for (const auto& [path, values] : all) to.write(path, values);
+    const auto all = detail::merged_maps(from);
+    for (const auto& map : all) {
+        check::that(detail::same_values(to.read(map.path), map.base), "mox::merge",
+                    "tensor '" + map.path +
+                        "' of the target must be the adapter's frozen map, but it differs: it is merged "
+                        "already, or it was trained on");
+    }
+    for (const auto& map : all) to.write(map.path, map.merged);
     return static_cast<index_t>(all.size());
 }
 
@@ -122,19 +165,12 @@ index_t merge(const params<From, T>& from, params<To, T>& to) {
 template <class From, class To, class T>
 index_t unmerge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
-    std::vector<std::pair<std::string, std::vector<T>>> all;
-    detail::visit_layers<From>(
-        [&](auto layer, const std::string& path, const std::string& place, bool named) {
-            using adapter = typename decltype(layer)::type;
-            if constexpr (detail::adapter_of<adapter>::found) {
-                const std::string plain = detail::tensor_path(place, "weight", named);
-                check::that(detail::same_values(to.read(plain), detail::merged_weight<adapter>(from, path)),
-                            "mox::unmerge",
-                            "tensor '" + plain + "' of the target is not merged with this adapter");
-                all.emplace_back(plain, from.read((path.empty() ? "" : path + ".") + "0.0.weight"));
-            }
-        });
-    for (const auto& [path, values] : all) to.write(path, values);
+    const auto all = detail::merged_maps(from);
+    for (const auto& map : all) {
+        check::that(detail::same_values(to.read(map.path), map.merged), "mox::unmerge",
+                    "tensor '" + map.path + "' of the target is not merged with this adapter");
+    }
+    for (const auto& map : all) to.write(map.path, map.base);
     return static_cast<index_t>(all.size());
 }
 

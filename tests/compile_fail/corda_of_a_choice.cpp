@@ -1,0 +1,12 @@
+// EXPECT: mox::corda_initialise: the gate must be mox::rank_gate::all
+#include <mox/layer/lora.hpp>
+#include <mox/transform/corda.hpp>
+
+constexpr mox::adapter_spec four{.rank = 4};
+#ifdef MOX_CORRECT
+using adapted = mox::lora<mox::linear<16, 24>, four>;
+#else
+using adapted = mox::lora<mox::linear<16, 24>, four, mox::rank_gate::sigmoid_top_k<2>>;
+#endif
+
+auto* const start = &mox::corda_initialise<adapted, adapted, float>;
