@@ -123,6 +123,27 @@ TEST_CASE("gemm: maps of several panels, whose transposed products turn the weig
     }
 }
 
+TEST_CASE("gemm: short sums over several panels, whose rows stay while panels pass", "[kernel][gemm]") {
+    for (const index_t rows : {index_t{1}, index_t{3}, index_t{16}, index_t{90}}) {
+        check_shape<double>(rows, 8, 530, 1e-12);
+        check_shape<float>(rows, 16, 300, 3e-4);
+        check_shape<float>(rows, kernel::detail::short_sum, 512, 1e-3);
+        check_shape<float>(rows, kernel::detail::short_sum + 1, 512, 1e-3);
+    }
+    // The same bits panel by panel, with a factor a row.
+    panel_matrices<float> w(1, 8, 700, 1);
+    guarded_rows<float> x(40, 8, 2), scale(1, 40, 4), once(40, 700, 3), pieces = once;
+    const float* const s = scale.values.data();
+    const index_t panels = w.view().panels();
+    kernel::product<float, arch>(from(x), 0, 40, w.view(), 0, panels, {once.view(), 700, s, true});
+    for (index_t p = 0; p < panels; ++p)
+        kernel::product<float, arch>(from(x), 0, 40, w.view(), p, p + 1, {pieces.view(), 700, s, true});
+    CHECK(once.values == pieces.values);
+    guarded_rows<double> x2(x), expected(guarded_rows<float>(40, 700, 3)), scale2(scale);
+    plain::product<double>(x2.view(), nullptr, w.plain_view(), scale2.values.data(), expected.view(), true);
+    CHECK(difference(once, expected) < 3e-4);
+}
+
 TEST_CASE("gemm: transposed products do not depend on how rows and columns are cut", "[kernel][gemm]") {
     panel_matrices<float> w(1, 300, 700, 1);
     guarded_rows<float> dy(40, 700, 2), once(40, 300, 3), pieces = once;

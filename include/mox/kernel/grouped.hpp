@@ -147,26 +147,20 @@ inline index_t first_slot(index_t begin, index_t end, const row_t* tokens, index
 
 }  // namespace detail
 
-/// Tokens and columns that a unit of for_each_owner may have; 0: any number.
-struct owner_limit {
-    index_t tokens = 0, columns = 0;
-};
-
 /// Adds results of all groups into token rows: calls body(group, begin, end, c0, c1) for units in which the
 /// caller's thread is the only one that touches tokens [t0, t1), columns [c0, c1); groups come in ascending
 /// order, so that sums do not depend on threads. `start(t0, t1, c0, c1)` comes first.
 /// `tokens`: token of each slot, ascending inside a group; null when slot i is token i.
 template <class Start, class Body>
 void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, index_t token_count,
-                    index_t width, Start&& start, Body&& body, owner_limit most = {}) {
+                    index_t width, Start&& start, Body&& body) {
     const index_t threads = exec.concurrency();
     // Pieces along the columns first: a weight is then read by one thread only. Tokens are cut when there are
     // not enough columns.
     const index_t wanted = threads == 1 ? 1 : 4 * threads;
-    index_t columns = std::min(width, wanted);
-    if (most.columns > 0) columns = std::max(columns, divide_up(width, most.columns));
-    index_t rows = std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
-    if (most.tokens > 0) rows = std::max(rows, divide_up(token_count, most.tokens));
+    const index_t columns = std::min(width, wanted);
+    const index_t rows =
+        std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
     exec.run(columns * rows, [&](index_t unit) {
         const piece_range c(width, unit / rows, columns);
         const piece_range t(token_count, unit % rows, rows);
@@ -179,14 +173,6 @@ void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, i
     });
 }
 
-namespace detail {
-
-// Short sums of several groups into rows that come from memory: a block of them stays in the second cache
-// from group to group. Measured with 2 of 8 adapters of rank 8, 512 tokens of 4096 columns: 0.87 of the time.
-inline constexpr owner_limit near_block{.tokens = 64, .columns = 8};
-
-}  // namespace detail
-
 /// y[token] (+)= scale[slot] * x[slot] W_e, summed over the slots of a token in the order of the groups.
 /// y is overwritten (tokens without a slot become zero) unless `accumulate`.
 template <class T, class Arch>
@@ -196,7 +182,6 @@ void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t
     constexpr index_t W = panel_width<T, Arch>;
     // With one group that covers every token there is nothing to add up.
     const bool direct = !accumulate && groups.count == 1 && groups.slots() == y.rows;
-    const bool far = asks_ahead(y);
     for_each_owner(
         exec, groups, tokens, y.rows, w.first.panels(),
         [&](index_t t0, index_t t1, index_t p0, index_t p1) {
@@ -205,12 +190,9 @@ void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t
             for (index_t t = t0; t < t1; ++t) std::fill(y.row(t) + p0 * W, y.row(t) + end, T(0));
         },
         [&](index_t e, index_t begin, index_t end, index_t p0, index_t p1) {
-            product<T, Arch>(x, begin, end, w[e], p0, p1,
-                             {row_source<T>(y, tokens), y.cols, scale, !direct, far},
+            product<T, Arch>(x, begin, end, w[e], p0, p1, {row_source<T>(y, tokens), y.cols, scale, !direct},
                              detail::next_group_panel(groups, w, e, p0));
-        },
-        far && groups.count > 1 && w.first.rows < detail::steps_worth_asking ? detail::near_block
-                                                                             : owner_limit{});
+        });
 }
 
 /// dx[token] (+)= dy[slot] W_e', like grouped_product_to_tokens; dy has `cols` valid columns.
