@@ -150,17 +150,19 @@ inline index_t first_slot(index_t begin, index_t end, const row_t* tokens, index
 /// Adds results of all groups into token rows: calls body(group, begin, end, c0, c1) for units in which the
 /// caller's thread is the only one that touches tokens [t0, t1), columns [c0, c1); groups come in ascending
 /// order, so that sums do not depend on threads. `start(t0, t1, c0, c1)` comes first.
-/// `tokens`: token of each slot, ascending inside a group; null when slot i is token i.
+/// `tokens`: token of each slot, ascending inside a group; null when slot i is token i. `whole_rows`: cut
+/// columns only when there are not enough tokens.
 template <class Start, class Body>
 void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, index_t token_count,
-                    index_t width, Start&& start, Body&& body) {
+                    index_t width, Start&& start, Body&& body, bool whole_rows = false) {
     const index_t threads = exec.concurrency();
     // Pieces along the columns first: a weight is then read by one thread only. Tokens are cut when there are
     // not enough columns.
-    const index_t wanted = threads == 1 ? 1 : 4 * threads;
-    const index_t columns = std::min(width, wanted);
+    const index_t wanted = threads == 1 ? 1 : 4 * threads, most_rows = divide_up(token_count, 32);
+    const index_t long_pieces = std::clamp<index_t>(most_rows, 1, wanted);
+    const index_t columns = std::min(width, whole_rows ? divide_up(threads, long_pieces) : wanted);
     const index_t rows =
-        std::max<index_t>(1, std::min(divide_up(token_count, 32), divide_up(wanted, columns)));
+        whole_rows ? long_pieces : std::max<index_t>(1, std::min(most_rows, divide_up(wanted, columns)));
     exec.run(columns * rows, [&](index_t unit) {
         const piece_range c(width, unit / rows, columns);
         const piece_range t(token_count, unit % rows, rows);
@@ -192,7 +194,10 @@ void grouped_product_to_tokens(executor_ref exec, group_view groups, const row_t
         [&](index_t e, index_t begin, index_t end, index_t p0, index_t p1) {
             product<T, Arch>(x, begin, end, w[e], p0, p1, {row_source<T>(y, tokens), y.cols, scale, !direct},
                              detail::next_group_panel(groups, w, e, p0));
-        });
+        },
+        // Where rows stay and panels pass, parts of rows would let two threads write beside each other.
+        // Measured with two threads, 512 rows of 1024 columns, 8, 32, 64 steps: 0.64, 0.84, 0.89 of the time.
+        w.first.rows <= detail::short_sum);
 }
 
 /// dx[token] (+)= dy[slot] W_e', like grouped_product_to_tokens; dy has `cols` valid columns.
