@@ -38,13 +38,14 @@ template <class T>
 row_source(matrix_view<T>, const row_t*) -> row_source<T>;
 
 /// Where a product goes. `cols`: valid columns of a row; the rest of the last register is not written.
-/// `scale`: a factor per row number of the source (a gate weight), or null.
+/// `scale`: a factor per row number of the source (a gate weight), or null. `far`: asks_ahead of the matrix.
 template <class T>
 struct row_target {
     row_source<T> rows;
     index_t cols = 0;
     const T* scale = nullptr;
     bool accumulate = false;
+    bool far = false;
 };
 
 namespace detail {
@@ -86,7 +87,8 @@ void panel_tile(index_t tile_number, index_t tiles, index_t rows, const T* const
 }
 
 // From this many steps on, a tile asks for the lines it will write when it begins: they are there when it
-// ends (measured: 0.91 to 0.94 of the peak with 512 steps).
+// ends (measured: 0.91 to 0.94 of the peak with 512 steps). A shorter one does where the lines are far: with
+// 64 steps 0.8 of the time for 512 x 50048 results.
 inline constexpr index_t steps_worth_asking = 128;
 
 // What is asked for beside panel p: the panel that follows it, or what follows the matrix. With so few rows
@@ -101,27 +103,39 @@ const T* next_panel(const panel_view<const T, Arch>& w, index_t p, index_t p1, c
 
 // Up to so many steps rows stay and panels pass: a tile is so short that finding its rows and coming back to
 // them panel by panel would take a good part of it. Measured with 512 rows of 1024 columns, 8, 16, 32, 64
-// steps: 0.72, 0.82, 0.89, 0.93 of the time; of 4096 columns, without asking for the lines: 0.76, -, 0.87,
-// 0.92.
+// steps: 0.65, 0.77, 0.85, 0.91 of the time; of 4096 columns 0.71, -, 0.84, 0.91.
 inline constexpr index_t short_sum = 64;
+
+// Those that pass stay in the second cache from tile to tile. Weights that come from memory are better read
+// once, panel by panel (64 steps of 50048 columns: 1.07 of the time).
+inline constexpr index_t passing_bytes = 131072, most_passing_bytes = 1048576;
+
+template <class T, class Arch>
+bool passes_panels(const panel_view<const T, Arch>& w) noexcept {
+    return w.rows <= short_sum && w.rows * w.cols * static_cast<index_t>(sizeof(T)) <= most_passing_bytes;
+}
 
 // Whole panels [p0, p1) of the product, tile of rows by tile of rows.
 template <class T, class Arch>
 void short_product(const row_source<const T>& x, index_t begin, index_t end,
                    const panel_view<const T, Arch>& w, index_t p0, index_t p1, const row_target<T>& out) {
     constexpr index_t W = panel_width<T, Arch>;
-    even_tiles(end - begin, product_rows, [&](index_t offset, index_t rows) {
-        const T* xs[product_rows];
-        T* cs[product_rows];
-        T scale[product_rows];
-        const T* const s = point_at_rows(x, out, begin + offset, rows, 0, p0 * W, xs, cs, scale);
-        for (index_t p = p0; p < p1; ++p) {
-            const index_t width = w.width(p);
-            tile_table<T, Arch>::product(rows, width / simd::lanes<T, Arch>, xs, w.panel(p), width, w.rows,
-                                         cs, s, out.accumulate);
-            for (index_t r = 0; r < rows; ++r) cs[r] += W;
-        }
-    });
+    const index_t panel_bytes = w.rows * W * static_cast<index_t>(sizeof(T));
+    const index_t passing = std::max<index_t>(1, passing_bytes / panel_bytes);
+    for (index_t first = p0; first < p1; first += passing) {
+        even_tiles(end - begin, product_rows, [&](index_t offset, index_t rows) {
+            const T* xs[product_rows];
+            T* cs[product_rows];
+            T scale[product_rows];
+            const T* const s = point_at_rows(x, out, begin + offset, rows, 0, first * W, xs, cs, scale);
+            for (index_t p = first; p < std::min(first + passing, p1); ++p) {
+                const index_t width = w.width(p);
+                tile_table<T, Arch>::product(rows, width / simd::lanes<T, Arch>, xs, w.panel(p), width,
+                                             w.rows, cs, s, out.accumulate);
+                for (index_t r = 0; r < rows; ++r) cs[r] += W;
+            }
+        });
+    }
 }
 
 }  // namespace detail
@@ -134,8 +148,8 @@ void product(row_source<const T> x, index_t begin, index_t end, panel_view<const
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t W = panel_width<T, Arch>;
     const index_t tiles = divide_up(end - begin, product_rows);
-    const bool asks = w.rows >= detail::steps_worth_asking;
-    if (w.rows <= detail::short_sum && end - begin > streamed_rows) {
+    const bool asks = w.rows >= detail::steps_worth_asking || out.far;
+    if (detail::passes_panels(w) && end - begin > streamed_rows) {
         const index_t whole = p1 == w.panels() && out.cols < w.cols ? p1 - 1 : p1;
         detail::short_product<T, Arch>(x, begin, end, w, p0, whole, out);
         p0 = whole;
