@@ -239,7 +239,7 @@ const bench::registration add([](std::vector<bench::group>& groups) {
     groups.push_back({"lora/forward/2_of_8_experts_rank_8/D4096",
                       4.0 * tokens * wide * 64,
                       bench::limit::none,
-                      {{0, 0, "all_ranks", 0.45}},
+                      {{0, 0, "all_ranks", 0.50}},
                       {infer<mola_of<2, wide>>("mox"), infer<dense_64<wide>>("all_ranks")}});
     add_gated<wide>(groups, "/D4096");
     const double per_pair = 6.0 * d * h + 3 * 2.0 * 8 * (d + h);
