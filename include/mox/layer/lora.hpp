@@ -156,11 +156,13 @@ struct lora {
             if constexpr (!all_activations)
                 kernel::dot_chosen_rows<T>(ctx.exec, r.x, r.chosen, slots, w.template panels<0>(), r.picked);
             auto* const u = ctx.scratch->template take<simd::placed<T>>(n * slots);
-            for (index_t i = 0; i < n * slots; ++i) {
-                const row_t rank = r.chosen[i];
-                if constexpr (all_activations) r.picked[i] = rank < 0 ? T(0) : r.z(i / slots, rank);
-                u[i] = {s<T> * (r.weight[i] * r.picked[i]), rank};
-            }
+            parallel_ranges(ctx.exec, n, 64, [&](index_t begin, index_t end) {
+                for (index_t i = begin * slots; i < end * slots; ++i) {
+                    const row_t rank = r.chosen[i];
+                    if constexpr (all_activations) r.picked[i] = rank < 0 ? T(0) : r.z(i / slots, rank);
+                    u[i] = {s<T> * (r.weight[i] * r.picked[i]), rank};
+                }
+            });
             kernel::add_chosen_rows<T>(ctx.exec, u, slots, w.template panels<1>(), y);
         } else {
             const matrix_view<T> u = ctx.temporary(n, ranks);
@@ -236,11 +238,13 @@ private:
         T* dweight = ctx.scratch->template take<T>(n * slots);
         T* u = ctx.scratch->template take<T>(n * slots);
         kernel::dot_chosen_rows<T>(ctx.exec, dy, r.chosen, slots, w.template panels<1>(), du);
-        for (index_t i = 0; i < n * slots; ++i) {
-            dweight[i] = s<T> * du[i] * r.picked[i];
-            u[i] = s<T> * (r.weight[i] * r.picked[i]);
-            du[i] *= s<T> * r.weight[i];
-        }
+        parallel_ranges(ctx.exec, n, 64, [&](index_t begin, index_t end) {
+            for (index_t i = begin * slots; i < end * slots; ++i) {
+                dweight[i] = s<T> * du[i] * r.picked[i];
+                u[i] = s<T> * (r.weight[i] * r.picked[i]);
+                du[i] *= s<T> * r.weight[i];
+            }
+        });
         if (g)
             kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, u, slots, dy, g.template panels<1>(),
                                             ctx.accumulate);
