@@ -163,27 +163,34 @@ TEST_CASE("grouped products do not depend on the number of threads", "[kernel][g
     CHECK(std::equal(one.memory.data(), one.memory.data() + one.memory.size(), three.memory.data()));
 }
 
-TEST_CASE("grouped: short sums of several groups into token rows", "[kernel][grouped]") {
-    // All groups at once, each by itself, and on three threads.
-    const index_t experts = 5, in = 8, out = 1050, tokens = 610;
-    const groups g(experts, tokens);
-    panel_matrices<float> w(experts, in, out, 1);
-    const kernel::panel_stack<const float, simd::default_arch> stack{w.view()};
-    guarded_rows<float> slot_x(g.slots(), in, 4), once(tokens, out, 5), cut = once, threads = once;
-    const auto add = [&](executor_ref exec, kernel::group_view view, auto matrices, guarded_rows<float>& y) {
-        kernel::grouped_product_to_tokens<float>(
-            exec, view, g.tokens.data(), kernel::row_source<const float>(slot_x.view()),
-            static_cast<const float*>(nullptr), matrices, y.view(), true);
-    };
-    for (index_t e = 0; e < experts; ++e) {
-        add({}, {g.offsets.data() + e, 1}, kernel::panel_stack<const float, simd::default_arch>{stack[e]},
-            once);
+TEST_CASE("grouped: sums into rows that come from memory have the same bits", "[kernel][grouped]") {
+    // All groups at once, each by itself, and on three threads: with so few steps that panels pass, and with
+    // more, where the lines to write are asked for.
+    const index_t experts = 5, out = 1040, tokens = simd::last_level_cache() / 8 / (4 * out) + 70;
+    for (const index_t in : {index_t{8}, kernel::detail::short_sum + 6}) {
+        CAPTURE(in);
+        const groups g(experts, tokens);
+        panel_matrices<float> w(experts, in, out, 1);
+        const kernel::panel_stack<const float, simd::default_arch> stack{w.view()};
+        guarded_rows<float> slot_x(g.slots(), in, 4), once(tokens, out, 5), cut = once, threads = once;
+        REQUIRE(kernel::asks_ahead(once.view()));
+        REQUIRE(kernel::detail::passes_panels(stack.first) == (in == 8));
+        const auto add = [&](executor_ref exec, kernel::group_view view, auto matrices,
+                             guarded_rows<float>& y) {
+            kernel::grouped_product_to_tokens<float>(
+                exec, view, g.tokens.data(), kernel::row_source<const float>(slot_x.view()),
+                static_cast<const float*>(nullptr), matrices, y.view(), true);
+        };
+        for (index_t e = 0; e < experts; ++e) {
+            add({}, {g.offsets.data() + e, 1}, kernel::panel_stack<const float, simd::default_arch>{stack[e]},
+                once);
+        }
+        add({}, g.view(), stack, cut);
+        thread_pool pool(3);
+        add(pool, g.view(), stack, threads);
+        CHECK(cut.values == once.values);
+        CHECK(threads.values == once.values);
     }
-    add({}, g.view(), stack, cut);
-    thread_pool pool(3);
-    add(pool, g.view(), stack, threads);
-    CHECK(cut.values == once.values);
-    CHECK(threads.values == once.values);
 }
 
 TEST_CASE("grouped: units cover every slot and every piece once", "[kernel][grouped]") {

@@ -158,11 +158,14 @@ void for_each_owner(executor_ref exec, group_view groups, const row_t* tokens, i
     const index_t threads = exec.concurrency();
     // Pieces along the columns first: a weight is then read by one thread only. Tokens are cut when there are
     // not enough columns.
-    const index_t wanted = threads == 1 ? 1 : 4 * threads, most_rows = divide_up(token_count, 32);
-    const index_t long_pieces = std::clamp<index_t>(most_rows, 1, wanted);
-    const index_t columns = std::min(width, whole_rows ? divide_up(threads, long_pieces) : wanted);
-    const index_t rows =
-        whole_rows ? long_pieces : std::max<index_t>(1, std::min(most_rows, divide_up(wanted, columns)));
+    const index_t wanted = threads == 1 ? 1 : 4 * threads;
+    const index_t most_rows = std::max<index_t>(1, divide_up(token_count, 32));
+    index_t columns = std::min(width, wanted);
+    index_t rows = std::min(most_rows, divide_up(wanted, columns));
+    if (whole_rows) {
+        rows = std::min(most_rows, wanted);
+        columns = std::min(width, divide_up(threads, rows));
+    }
     exec.run(columns * rows, [&](index_t unit) {
         const piece_range c(width, unit / rows, columns);
         const piece_range t(token_count, unit % rows, rows);

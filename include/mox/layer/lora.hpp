@@ -237,12 +237,14 @@ private:
         T* du = ctx.scratch->template take<T>(n * slots);
         T* dweight = ctx.scratch->template take<T>(n * slots);
         T* u = ctx.scratch->template take<T>(n * slots);
+        auto* const dz = dx.data ? ctx.scratch->template take<simd::placed<T>>(n * slots) : nullptr;
         kernel::dot_chosen_rows<T>(ctx.exec, dy, r.chosen, slots, w.template panels<1>(), du);
         parallel_ranges(ctx.exec, n, 64, [&](index_t begin, index_t end) {
             for (index_t i = begin * slots; i < end * slots; ++i) {
                 dweight[i] = s<T> * du[i] * r.picked[i];
                 u[i] = s<T> * (r.weight[i] * r.picked[i]);
                 du[i] *= s<T> * r.weight[i];
+                if (dz) dz[i] = {du[i], r.chosen[i]};
             }
         });
         if (g)
@@ -256,10 +258,7 @@ private:
         Gate::template backward<ranks, T>(ctx, w.tensors().from(gate_tensors), g.tensors().from(gate_tensors),
                                           r.x, r.z, r.state, r.chosen, r.weight, dweight, matrix_view<T>{},
                                           dx);
-        if (!dx.data) return;
-        auto* const dz = ctx.scratch->template take<simd::placed<T>>(n * slots);
-        for (index_t i = 0; i < n * slots; ++i) dz[i] = {du[i], r.chosen[i]};
-        kernel::add_chosen_rows<T>(ctx.exec, dz, slots, w.template panels<0>(), dx);
+        if (dz) kernel::add_chosen_rows<T>(ctx.exec, dz, slots, w.template panels<0>(), dx);
     }
 
     template <class T>
