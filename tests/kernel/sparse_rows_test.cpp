@@ -81,6 +81,34 @@ TEMPLATE_TEST_CASE("sparse_rows: the plain product, for any shape", "[kernel][sp
     }
 }
 
+TEMPLATE_TEST_CASE("sparse_rows: sums are handed out once each, and lanes without a token hold zero",
+                   "[kernel][sparse_rows]", float, double) {
+    using T = TestType;
+    const index_t ranks = 70, cols = 130, tokens = 203;
+    sparse_case<T> a(ranks, cols, [](index_t r, index_t c) { return (r + c + c * c / 3) % 3 == 1; });
+    const auto sparse = a.find();
+    guarded_rows<T> x(tokens, cols, 1), z(tokens, ranks, 2);
+    kernel::sparse_transposed<T>({}, sparse, x.view(), z.view());
+    std::vector<int> seen(static_cast<std::size_t>(tokens * ranks), 0);
+    bool same = true, zero = true;
+    kernel::sparse_sums<T>({}, sparse, x.view(), [&](const auto& sums) {
+        for (index_t r = 0; r < sums.rows; ++r) {
+            for (index_t i = 0; i < sums.pitch; ++i) {
+                const T sum = sums.at[r * sums.pitch + i];
+                if (i >= sums.count) {
+                    zero = zero && sum == T(0);
+                } else {
+                    same = same && sum == z(sums.t0 + i, sums.r0 + r);
+                    ++seen[static_cast<std::size_t>((sums.t0 + i) * ranks + sums.r0 + r)];
+                }
+            }
+        }
+    });
+    CHECK(same);
+    CHECK(zero);
+    CHECK(std::all_of(seen.begin(), seen.end(), [](int times) { return times == 1; }));
+}
+
 TEST_CASE("sparse_rows: smallest numbers and NaN arrive, and only in their row", "[kernel][sparse_rows]") {
     sparse_case<float> a(3, 70, [](index_t, index_t) { return false; });
     const kernel::panel_view<float> w(a.panels.data(), 3, kernel::panel_layout<float>::padded(70));

@@ -399,3 +399,49 @@ TEMPLATE_TEST_CASE("lora: a sparse projection gives what the dense one gives", "
     CHECK(distance(dx, dxs) < bound);
     CHECK(distance(g.read("b"), db) < 20 * bound);
 }
+
+// The choice is made of the sums in place there: of equal ones the first ranks, and a token that is not a
+// number is alone with it.
+TEMPLATE_TEST_CASE("lora: the choice of a sparse projection, with ties and NaN", "[layer][lora]", float,
+                   double) {
+    using T = TestType;
+    constexpr index_t in = 100, out = 37, tokens = 83;
+    using net = lora<linear<in, out>, sparse16, rank_gate::strongest<4>>;
+    params<net, T> w(init::standard, 3);
+    w.write("b", normal_numbers<T>(16 * out, 9));
+    auto x = normal_numbers<T>(in * tokens, 1);
+    std::fill_n(x.begin() + 7 * in, in, T(0));
+    tape<net, T> t;
+    const auto y = run_forward(w, x, batch::equal(1, tokens), t);
+    const auto choice = [&](index_t token) {
+        const row_t* const at = t.routing()[0].chosen + 4 * token;
+        return std::vector<row_t>(at, at + 4);
+    };
+    CHECK(choice(7) == std::vector<row_t>{0, 1, 2, 3});
+    const auto a = w.read("a");
+    std::vector<index_t> counts(16, 0);
+    for (index_t token = 0; token < tokens; ++token) {
+        std::vector<double> strength(16, 0.0);
+        for (std::size_t r = 0; r < 16; ++r) {
+            for (std::size_t c = 0; c < in; ++c)
+                strength[r] += static_cast<double>(a[r * in + c]) *
+                               static_cast<double>(x[static_cast<std::size_t>(token * in) + c]);
+            strength[r] = std::abs(strength[r]);
+        }
+        std::vector<row_t> expected(4);
+        kernel::top_k_row<double>(strength.data(), 16, 4, expected.data());
+        std::sort(expected.begin(), expected.end());
+        CHECK(choice(token) == expected);
+        for (const row_t r : expected) ++counts[static_cast<std::size_t>(r)];
+    }
+    for (std::size_t r = 0; r < 16; ++r) CHECK(t.routing()[0].counts[r] == counts[r]);
+    CHECK((t.routing()[0].gate(7, 0) == 1 && t.routing()[0].gate(tokens - 1, 3) == 1));
+
+    x[9 * in + 50] = std::numeric_limits<T>::quiet_NaN();
+    auto other = run_forward(w, x, batch::equal(1, tokens), t);
+    const auto chosen = choice(9);
+    CHECK(std::adjacent_find(chosen.begin(), chosen.end(), std::greater_equal<>()) == chosen.end());
+    CHECK((chosen.front() >= 0 && chosen.back() < 16));
+    std::copy_n(y.begin() + 9 * out, out, other.begin() + 9 * out);
+    CHECK(other == y);
+}

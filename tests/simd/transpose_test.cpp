@@ -33,6 +33,23 @@ void check(index_t count) {
     }
 }
 
+// Fewer rows than lanes: the lanes behind them are zero, and nothing behind the rows is read.
+template <class T>
+void check_upto(index_t here, index_t count) {
+    constexpr index_t L = simd::lanes<T>;
+    const index_t stride = count + 1, pitch = L + 2;
+    std::vector<T> rows, columns(static_cast<std::size_t>(count * pitch), T(-1));
+    for (index_t i = 0; i < here * stride; ++i) rows.push_back(static_cast<T>(i + 1));
+    simd::transpose_upto<T>(rows.data(), stride, here, count, columns.data(), pitch);
+    for (index_t j = 0; j < count; ++j) {
+        for (index_t i = 0; i < pitch; ++i)
+            REQUIRE(columns[static_cast<std::size_t>(j * pitch + i)] ==
+                    (i >= L      ? T(-1)
+                     : i >= here ? T(0)
+                                 : rows[static_cast<std::size_t>(i * stride + j)]));
+    }
+}
+
 // Any number of rows from a 128-bit lane to a whole register.
 template <class T, index_t Rows>
 void check_rows() {
@@ -60,6 +77,11 @@ TEST_CASE("transpose: as many rows as lanes, any number of columns", "[simd]") {
         check<float>(count);
         check<double>(count);
     }
+}
+
+TEST_CASE("transpose: rows that do not fill the lanes", "[simd]") {
+    for (index_t here = 0; here <= simd::lanes<float>; ++here) check_upto<float>(here, 17);
+    for (index_t here = 0; here <= simd::lanes<double>; ++here) check_upto<double>(here, 9);
 }
 
 TEST_CASE("transpose: fewer rows than lanes, step by step", "[simd]") {

@@ -16,6 +16,31 @@
 
 namespace mox::inline MOX_ABI::kernel {
 
+/// Sums of tokens as their kernel has them: of token t0 + i and row r0 + r at [r * pitch + i]. All lanes may
+/// be read; those behind the `count` tokens hold zero.
+template <class T, class Arch, int V>
+struct turned_sums {
+    static constexpr index_t L = simd::lanes<T, Arch>, pitch = V * L;
+
+    const T* at;
+    index_t t0, count;  ///< tokens
+    index_t r0, rows;   ///< of the matrix
+
+    /// z[t0 + i][r0 + r] = the sums.
+    void write(matrix_view<T> z) const noexcept {
+        for (index_t i = 0; i < count;) {
+            index_t r = 0;
+            const index_t here = std::min(L, count - i);
+            for (; here == L && r + L <= rows; r += L)
+                simd::transpose_square<T, Arch>(at + r * pitch + i, pitch, z.row(t0 + i) + r0 + r, z.stride);
+            for (; r < rows; ++r) {
+                for (index_t j = i; j < i + here; ++j) z(t0 + j, r0 + r) = at[r * pitch + j];
+            }
+            i += here;
+        }
+    }
+};
+
 namespace detail {
 
 // A block of x that is turned round while another is summed, whole registers of tokens and of columns: part
@@ -164,33 +189,10 @@ MOX_NOINLINE void add_sparse(const sparse_rows<T, Arch>& a, index_t block, index
 template <class T, class Arch, int V>
 void turn_block(matrix_view<const T> x, index_t t0, index_t count, index_t c0, index_t size, T* columns) {
     constexpr index_t L = simd::lanes<T, Arch>;
-    for (index_t v = 0; v < V; ++v, columns += L) {
-        const index_t here = std::min(L, count - v * L);
-        if (here == L) {
-            simd::transpose_lanes<T, Arch>(x.row(t0 + v * L) + c0, x.stride, size, columns,
-                                           sparse_pitch<T, Arch>);
-            continue;
-        }
-        for (index_t c = 0; c < size; ++c) {
-            for (index_t i = 0; i < L; ++i)
-                columns[c * sparse_pitch<T, Arch> + i] = i < here ? x(t0 + v * L + i, c0 + c) : T(0);
-        }
-    }
-}
-
-// z[t0 + i][r0 ...] = the sums of token i, for `count` tokens in V registers.
-template <class T, class Arch, int V>
-void write_sums(const T* sums, index_t r0, index_t rows, index_t t0, index_t count, matrix_view<T> z) {
-    constexpr index_t L = simd::lanes<T, Arch>;
-    for (index_t i = 0; i < count;) {
-        index_t r = 0;
-        const index_t here = std::min(L, count - i);
-        for (; here == L && r + L <= rows; r += L)
-            simd::transpose_square<T, Arch>(sums + r * V * L + i, V * L, z.row(t0 + i) + r0 + r, z.stride);
-        for (; r < rows; ++r) {
-            for (index_t j = i; j < i + here; ++j) z(t0 + j, r0 + r) = sums[r * V * L + j];
-        }
-        i += here;
+    for (index_t i = 0; i < V * L; i += L, columns += L) {
+        const index_t here = std::clamp(count - i, index_t{0}, L);
+        simd::transpose_upto<T, Arch>(here > 0 ? x.row(t0 + i) + c0 : x.data, x.stride, here, size, columns,
+                                      sparse_pitch<T, Arch>);
     }
 }
 
@@ -206,10 +208,10 @@ struct sparse_position {
     }
 };
 
-// z[t] = row t of x times the rows of a for the tokens [begin, end), V registers of them at a time.
-template <class T, class Arch, int V>
+// The sums of the tokens [begin, end), V registers of them at a time, to done().
+template <class T, class Arch, class Done, int V>
 void sparse_tokens(const sparse_rows<T, Arch>& a, matrix_view<const T> x, index_t begin, index_t end,
-                   matrix_view<T> z) {
+                   const Done& done) {
     constexpr index_t tokens = V * simd::lanes<T, Arch>, block = sparse_columns * sparse_pitch<T, Arch>;
     alignas(64) T both[static_cast<std::size_t>(2 * block)];
     alignas(64) T sums[static_cast<std::size_t>((sparse_height + 1) * tokens)];
@@ -230,25 +232,26 @@ void sparse_tokens(const sparse_rows<T, Arch>& a, matrix_view<const T> x, index_
             other = {x.row(next.t) + next.c, x.stride, ahead, other.parts, further};
         }
         add_sparse<T, Arch, V>(a, at.c / sparse_columns, at.r, rows, columns, sums, at.c == 0, other);
-        if (next.c == 0) write_sums<T, Arch, V>(sums, at.r, rows, at.t, count, z);
+        if (next.c == 0) done(turned_sums<T, Arch, V>{sums, at.t, count, at.r, rows});
         if (turned) std::swap(columns, ahead);
         at = next;
     }
 }
 
-template <class T, class Arch, int... I>
+template <class T, class Arch, class Done, int... I>
 constexpr auto sparse_table(std::integer_sequence<int, I...>) {
-    return std::array{&sparse_tokens<T, Arch, I + 1>...};
+    return std::array{&sparse_tokens<T, Arch, Done, I + 1>...};
 }
 
 }  // namespace detail
 
-/// z = x A' for a matrix with an index. A sum has one order, whatever block its token falls in: block of
-/// columns by block, inside one first the columns that the other row of its pair does not have.
-template <class T, class Arch = simd::default_arch>
-void sparse_transposed(executor_ref exec, const sparse_rows<T, Arch>& a,
-                       std::type_identity_t<matrix_view<const T>> x, matrix_view<T> z) {
-    static constexpr auto table = detail::sparse_table<T, Arch>(
+/// Sums of x A' for a matrix with an index, to done(turned_sums) as they become ready; from several threads.
+/// A sum has one order, whatever block its token falls in: block of columns by block, inside one first the
+/// columns that the other row of its pair does not have.
+template <class T, class Arch = simd::default_arch, class Done>
+void sparse_sums(executor_ref exec, const sparse_rows<T, Arch>& a,
+                 std::type_identity_t<matrix_view<const T>> x, const Done& done) {
+    static constexpr auto table = detail::sparse_table<T, Arch, Done>(
         std::make_integer_sequence<int, static_cast<int>(detail::sparse_vectors)>{});
     constexpr index_t L = simd::lanes<T, Arch>;
     constexpr index_t tokens = detail::sparse_vectors * L;
@@ -257,11 +260,18 @@ void sparse_transposed(executor_ref exec, const sparse_rows<T, Arch>& a,
         [&](index_t begin, index_t end) {
             // Whole tiles, then the rest in as few registers as hold it.
             const index_t whole = begin + (end - begin) / tokens * tokens;
-            table.back()(a, x, begin, whole, z);
+            table.back()(a, x, begin, whole, done);
             if (whole < end)
-                table[static_cast<std::size_t>(divide_up(end - whole, L) - 1)](a, x, whole, end, z);
+                table[static_cast<std::size_t>(divide_up(end - whole, L) - 1)](a, x, whole, end, done);
         },
         tokens);
+}
+
+/// z = x A'.
+template <class T, class Arch = simd::default_arch>
+void sparse_transposed(executor_ref exec, const sparse_rows<T, Arch>& a,
+                       std::type_identity_t<matrix_view<const T>> x, matrix_view<T> z) {
+    sparse_sums<T, Arch>(exec, a, x, [z](const auto& sums) { sums.write(z); });
 }
 
 }  // namespace mox::inline MOX_ABI::kernel

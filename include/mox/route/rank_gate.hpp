@@ -13,7 +13,10 @@
 //   reads_activations            whether the choice depends on z
 //   teaches_activations          whether backward adds to dz
 //   draws                        true: forward takes one number of context::next_draw (leave out otherwise)
-//   constant_weights             true: no gradient comes back through the weights (leave out otherwise)
+//   constant_weights             true: all weights are one (leave out otherwise)
+//   key_of<T>                    with constant weights: the choice is the largest of keys that each look at
+//   one
+//                                activation, so that it can be made before z is written (leave out otherwise)
 //   forward(ctx, w, x, z, chosen, g) -> state    chosen, g: tokens x slots; z is empty unless it is read
 //   backward(ctx, w, grads, x, z, state, chosen, g, dg, dz, dx)   adds to dz, and to dx unless it is empty
 
@@ -30,6 +33,7 @@
 #include <mox/core/random.hpp>
 #include <mox/kernel/activation.hpp>
 #include <mox/kernel/dense.hpp>
+#include <mox/kernel/top_set.hpp>
 #include <mox/kernel/topk.hpp>
 #include <mox/route/policy.hpp>
 
@@ -244,8 +248,9 @@ private:
 enum class key { magnitude, value };
 
 /// The K ranks that answer most to the token (FlyLoRA, arXiv 2510.08396): S = top K of |z + bias|, or of
-/// z + bias, g = 1 on S. A is a sparse random projection and is never trained; there is no router. The bias
-/// takes part in the choice only. `Density`: share of the values of A that are not zero; 0 is K / ranks.
+/// z + bias, g = 1 on S, ascending. A is a sparse random projection and is never trained; there is no router.
+/// The bias takes part in the choice only. `Density`: share of the values of A that are not zero; 0 is K /
+/// ranks.
 template <index_t K, key Key = key::magnitude, coefficient Rate = coefficient{1e-3},
           coefficient Density = coefficient{0.0}>
 struct strongest {
@@ -273,6 +278,18 @@ struct strongest {
     template <index_t Ranks>
     static constexpr index_t slots = K;
 
+    /// What a rank is chosen by; lanes are tokens.
+    template <class T>
+    struct key_of {
+        const T* bias;
+
+        MOX_INLINE simd::ordered<T> operator()(const simd::batch<T>& z, index_t rank) const noexcept {
+            const simd::batch<T> v = z + simd::batch<T>(bias[rank]);
+            if constexpr (Key == key::magnitude) return simd::ordered<T>::magnitude(v);
+            return simd::ordered<T>(v);
+        }
+    };
+
     template <index_t In, index_t Ranks>
     static constexpr auto parameters = [] {
         return std::array{parameter{
@@ -283,17 +300,7 @@ struct strongest {
     template <index_t Ranks, class T, class Context>
     static matrix_view<T> forward(Context& ctx, tensor_list<const T> w, matrix_view<const T>,
                                   matrix_view<const T> z, row_t* chosen, T* g) {
-        const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> strength = ctx.temporary(z.rows, Ranks);
-        parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) {
-                simd::for_each<T>(Ranks, [&](index_t j, index_t n) {
-                    const auto v = simd::load_upto<T>(z.row(t) + j, n) + simd::load_upto<T>(w[0] + j, n);
-                    simd::store_upto(strength.row(t) + j, Key == key::magnitude ? simd::abs(v) : v, n);
-                });
-            }
-        });
-        kernel::top_k_rows<T>(ctx.exec, strength, K, chosen);
+        kernel::top_set_rows<K, Ranks, T>(ctx.exec, z, key_of<T>{w[0]}, chosen);
         std::fill_n(g, z.rows * K, T(1));
         return {};
     }

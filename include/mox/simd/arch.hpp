@@ -2,6 +2,8 @@
 
 // Instruction sets are types. Only this folder includes xsimd; everything else says simd::.
 
+#include <cstddef>
+
 #include <xsimd/xsimd.hpp>
 
 #include <mox/core/config.hpp>
@@ -24,5 +26,16 @@ inline constexpr index_t registers = (lanes<float, Arch> >= 16
                                       )
                                          ? 32
                                          : 16;
+
+namespace detail {
+
+/// A register as both compilers spell it, for what xsimd says differently from version to version or not at
+/// all.
+template <class T, index_t L>
+struct register_of {
+    typedef T type __attribute__((vector_size(static_cast<std::size_t>(L) * sizeof(T))));
+};
+
+}  // namespace detail
 
 }  // namespace mox::inline MOX_ABI::simd

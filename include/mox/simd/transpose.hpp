@@ -12,12 +12,7 @@ namespace mox::inline MOX_ABI::simd {
 
 namespace detail {
 
-// Registers as both compilers spell them: xsimd interleaves whole registers in its newer versions only.
-template <class T, index_t L>
-struct register_of {
-    typedef T type __attribute__((vector_size(static_cast<std::size_t>(L) * sizeof(T))));
-};
-
+// xsimd interleaves whole registers in its newer versions only.
 // Both compilers and all instruction sets have fast shuffles inside lanes of 128 bits and of whole such
 // lanes; a shuffle of single values across lanes costs Zen 4 half as much again.
 template <class T, index_t L>
@@ -166,6 +161,17 @@ MOX_INLINE void transpose_lanes(const T* rows, index_t stride, index_t count, T*
     for (; j + L <= count; j += L) transpose_square<T, Arch>(rows + j, stride, columns + j * pitch, pitch);
     for (; j < count; ++j) {
         for (index_t i = 0; i < L; ++i) columns[j * pitch + i] = rows[i * stride + j];
+    }
+}
+
+/// The same for `here` rows, at most as many as there are lanes; lanes without a row are zero.
+template <class T, class Arch = default_arch>
+void transpose_upto(const T* rows, index_t stride, index_t here, index_t count, T* columns,
+                    index_t pitch) noexcept {
+    constexpr index_t L = lanes<T, Arch>;
+    if (here == L) return transpose_lanes<T, Arch>(rows, stride, count, columns, pitch);
+    for (index_t j = 0; j < count; ++j) {
+        for (index_t i = 0; i < L; ++i) columns[j * pitch + i] = i < here ? rows[i * stride + j] : T(0);
     }
 }
 
