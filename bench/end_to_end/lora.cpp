@@ -165,14 +165,16 @@ using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>
 //
 // A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time: products
 // with everything run at 0.85 of the peak, products with what was picked at one load a multiply-add. Measured
-// apart with 1024 columns, of 0.247 ms (all ranks 0.68): the sparse sums and the turning of x 0.124 (0.07 at
+// apart with 1024 columns, of 0.235 ms (all ranks 0.68): the sparse sums and the turning of x 0.122 (0.07 at
 // the peak, 0.094 the sums alone), the expansion 0.101 (0.07 at the peak, 0.09 with the loads and stores of
-// y), the choice and what is written for it 0.02. At the peak all of it would be 0.21 of the time of all
-// ranks. Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a multiply-add take
-// 1.33 steps, and random places need 1.3 times as many), three and four rows that share loads (1.00 and 1.02
-// of two: the lists become short), registers of a column apart (1.00), stores of half a register (1.00), more
-// registers (1.03), blocks of 32 to 128 columns; for the expansion: unrolled lists, more tokens a panel
-// (1.00), lines asked for in advance.
+// y), the choice 0.006, what counts it 0.003. At the peak all of it would be 0.21 of the time of all ranks.
+// Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a multiply-add take 1.33
+// steps, and random places need 1.3 times as many), three and four rows that share loads (1.00 and 1.02 of
+// two: the lists become short), the two rows of a pair in turns (1.00), sums of a block added last (1.00),
+// registers of a column apart (1.00), stores of half a register (1.00), 48 and more tokens (1.00, 1.03),
+// blocks of 32 to 128 columns, lines of x asked for in advance (1.00: asking costs as much as two loads); for
+// the expansion: unrolled lists, more tokens a panel (1.00), wider panels (1.11), lines asked for in advance,
+// pairs of tokens with many ranks in common that load those once (0.95, and finding pairs takes 0.08).
 template <index_t Width>
 void add_gated(std::vector<bench::group>& groups, const std::string& name) {
     const double full = 4.0 * tokens * Width;

@@ -18,6 +18,8 @@ consteval bool check_rank_gate() {
     static_assert(route::detail::is_kind<route::rank_gate_policy, G>(),
                   "mox::lora: the gate must be a rank gate, such as mox::rank_gate::all or "
                   "mox::rank_gate::sigmoid_top_k<8>; experts of several ranks are mox::lora_experts");
+    static_assert(G::reads_activations || !G::teaches_activations,
+                  "mox::lora: a gate that teaches the rank activations must read them");
     return true;
 }
 
