@@ -21,6 +21,7 @@
 #include <mox/interop/eigen.hpp>
 #include <mox/kernel/row_major.hpp>
 #include <mox/layer/adapted_ffn.hpp>
+#include <mox/layer/adapted_parts.hpp>
 #include <mox/layer/attention.hpp>
 #include <mox/layer/depth.hpp>
 #include <mox/layer/dora.hpp>
@@ -56,6 +57,7 @@
 #include <mox/route/sequence_max_linear.hpp>
 #include <mox/route/shared_decision.hpp>
 #include <mox/route/top_p.hpp>
+#include <mox/route/unscored.hpp>
 #include <mox/simd/resolve.hpp>
 #include <mox/train/adamw.hpp>
 #include <mox/train/block_schedule.hpp>

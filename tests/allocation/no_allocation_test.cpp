@@ -114,6 +114,10 @@ using adapted = mox::stack<
     mox::frozen<mox::embedding<50, 32>>,
     mox::residual<mox::frozen<mox::rms_norm<32>>,
                   mox::attention<heads, mox::mask::causal, mox::with_lora<rank4>>>,
+    mox::residual<mox::attention<
+        heads, mox::mask::causal,
+        mox::with_each<mox::with_lora<rank4>, mox::as_frozen,
+                       mox::with_lora_experts<4, rank4, mox::route::top_k<2>>, mox::as_frozen>>>,
     mox::residual<
         mox::adapted_ffn<32, 24, mox::activation::silu,
                          mox::with_lora_experts<4, rank4, mox::route::top_k<2>, mox::balance::load<>>>>,

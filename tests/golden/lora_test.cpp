@@ -126,6 +126,15 @@ TEST_CASE("golden: lora with dropout is lora of the scaled rest of the input", "
     r.backward(r.file.tensor("in.dy").values);
     CHECK(distance(r.grads.read("a"), r.file.tensor("grad.param.A").values) < exact);
     CHECK(distance(r.grads.read("b"), mox_test::transposed(r.file.tensor("grad.param.B"))) < exact);
+    // The gradient of the rest passes the mask again; that of the base does not.
+    std::vector<double> dx = r.dx;
+    mox::params<net, double> unused;
+    mox::tape<net, double> of_base;
+    mox_test::run_forward(base, x, r.rows, of_base);
+    const auto through = mox_test::run_backward(base, r.file.tensor("in.dy").values, of_base, unused);
+    for (std::size_t i = 0; i < dx.size(); ++i)
+        dx[i] = through[i] + (dx[i] - through[i]) * static_cast<double>(keep[i]) / 0.75;
+    CHECK(distance(dx, r.file.tensor("grad.in.x").values) < exact);
 }
 
 namespace {

@@ -177,3 +177,143 @@ TEST_CASE("mixlora: one choice has weight one, updates that are zero change noth
     w.write("router", normal_numbers<double>(28, 77));
     CHECK(run_forward(w, some_x(4), rows, t) == y);
 }
+
+TEST_CASE("smora: weights do not know the size of the scores", "[property][lora]") {
+    using net = lora<base, rank6, rank_gate::sigmoid_top_k<3>>;
+    auto w = random_params<net, double>(4);
+    // Without a router the scores are 1/2 plus the bias; all of them times a factor give the same.
+    w.write("router", std::vector<double>(42, 0.0));
+    const std::vector<double> bias{0.1, 0.4, -0.2, 0.3, 0.0, 0.25};
+    w.write("select_bias", bias);
+    tape<net, double> t;
+    const auto y = run_forward(w, some_x(1), rows, t);
+    for (const double factor : {0.25, 3.0}) {
+        std::vector<double> scaled;
+        for (const double b : bias) scaled.push_back(factor * (0.5 + b) - 0.5);
+        w.write("select_bias", scaled);
+        CHECK(distance(run_forward(w, some_x(1), rows, t), y) < 1e-14);
+    }
+}
+
+TEST_CASE("flylora: with all ranks chosen it is lora with a frozen A, forward and backward",
+          "[property][lora]") {
+    using all = lora<base, rank6, rank_gate::strongest<6>>;
+    using plain = lora<base, rank6>;
+    const auto w = random_params<all, double>(4);
+    params<plain, double> v;
+    copy_matching(w, v);
+    tape<all, double> t;
+    tape<plain, double> u;
+    params<all, double> g;
+    params<plain, double> h;
+    const auto dy = normal_numbers<double>(12 * 9, 2);
+    CHECK(distance(run_forward(w, some_x(1), rows, t), run_forward(v, some_x(1), rows, u)) < 1e-14);
+    CHECK(distance(run_backward(w, dy, t, g), run_backward(v, dy, u, h)) < 1e-14);
+    CHECK(distance(g.read("b"), h.read("b")) < 1e-14);
+}
+
+namespace {
+
+// The rows of a factor whose rank nobody chose.
+template <class Net>
+index_t rows_without_gradient(const params<Net, double>& g, const tape<Net, double>& t,
+                              const std::string& factor, std::size_t width) {
+    const auto values = g.read(factor);
+    index_t found = 0;
+    for (std::size_t r = 0; r * width < values.size(); ++r) {
+        if (t.routing()[0].counts[r] > 0) continue;
+        ++found;
+        for (std::size_t i = 0; i < width; ++i) CHECK(values[r * width + i] == 0.0);
+    }
+    return found;
+}
+
+constexpr adapter_spec rank32{.rank = 32, .alpha = 9}, rank4{.rank = 4, .alpha = 9};
+
+}  // namespace
+
+TEST_CASE("rank gates: a rank that nobody chose has no gradient at all", "[property][lora]") {
+    const auto few = batch::equal(1, 3);
+    const auto x = normal_numbers<double>(21, 1), dy = normal_numbers<double>(27, 2);
+    const auto check = [&](auto layer, bool teaches) {
+        using net = decltype(layer);
+        const auto w = random_params<net, double>(4);
+        tape<net, double> t;
+        params<net, double> g;
+        run_forward(w, x, few, t);
+        run_backward(w, dy, t, g);
+        CHECK(rows_without_gradient(g, t, "b", 9) > 0);
+        if constexpr (net::gate_type::trains_down) {
+            if (!teaches) CHECK(rows_without_gradient(g, t, "a", 7) > 0);
+        }
+        if (!teaches) return;
+        // The norm of all activations is in every weight: A learns everywhere.
+        const auto a = g.read("a");
+        for (std::size_t r = 0; r < 32; ++r) CHECK(a[r * 7] != 0.0);
+    };
+    check(lora<base, rank32, rank_gate::sigmoid_top_k<2>>{}, false);
+    check(lora<base, rank32, rank_gate::strongest<2>>{}, false);
+    check(lora<base, rank32, rank_gate::self_activated<2, coefficient{0.5}>>{}, true);
+}
+
+TEST_CASE("dynmole: the whole of the probability keeps all experts, and so does a threshold of nothing",
+          "[property][lora]") {
+    using every = lora_experts<base, 4, rank2, route::all, gate::softmax>;
+    using whole =
+        lora_experts<base, 4, rank2,
+                     route::entropy_broadcast<entropy::tsallis<>, coefficient{1.0}, coefficient{1.5}>,
+                     gate::softmax>;
+    using undecided =
+        lora_experts<base, 4, rank2,
+                     route::entropy_broadcast<entropy::tsallis<>, coefficient{0.0}, coefficient{0.5}>,
+                     gate::softmax>;
+    const auto w = random_params<every, double>(4);
+    params<whole, double> v;
+    params<undecided, double> u;
+    copy_matching(w, v);
+    copy_matching(w, u);
+    tape<every, double> t;
+    tape<whole, double> tv;
+    tape<undecided, double> tu;
+    const auto y = run_forward(w, some_x(1), rows, t);
+    CHECK(distance(run_forward(v, some_x(1), rows, tv), y) < 1e-14);
+    CHECK(distance(run_forward(u, some_x(1), rows, tu), y) < 1e-14);
+}
+
+TEST_CASE("loramoe: equal experts are one adapter", "[property][lora]") {
+    using net = lora_experts<base, 3, rank2, route::all, gate::softmax>;
+    auto w = random_params<net, double>(4);
+    const auto a = normal_numbers<double>(14, 5), b = normal_numbers<double>(18, 6);
+    std::vector<double> as, bs;
+    for (int e = 0; e < 3; ++e) {
+        as.insert(as.end(), a.begin(), a.end());
+        bs.insert(bs.end(), b.begin(), b.end());
+    }
+    w.write("a", as);
+    w.write("b", bs);
+    params<lora<base, rank2>, double> one;
+    one.write("0.0.weight", w.read("0.0.weight"));
+    one.write("a", a);
+    one.write("b", b);
+    tape<net, double> t;
+    tape<lora<base, rank2>, double> u;
+    CHECK(distance(run_forward(w, some_x(1), rows, t), run_forward(one, some_x(1), rows, u)) < 1e-13);
+}
+
+TEST_CASE("lora-mixer: the entropy lies between nothing and that of an even choice", "[property][lora]") {
+    using loss = balance::specialisation<2, coefficient{0.0}, coefficient{1.0}>;
+    using net = lora_experts<base, 5, rank4, route::all, gate::softmax, loss>;
+    auto w = random_params<net, double>(4);
+    tape<net, double> t;
+    t.set_aux_scale(1);
+    const auto router = w.read("router");
+    for (const double factor : {0.0, 0.1, 1.0, 30.0}) {
+        std::vector<double> scaled;
+        for (const double r : router) scaled.push_back(factor * r);
+        w.write("router", scaled);
+        run_forward(w, some_x(1), rows, t);
+        CHECK(t.aux_loss() >= 0);
+        CHECK(t.aux_loss() < std::log(5.0) + 1e-12);
+        if (factor == 0) CHECK(t.aux_loss() == Approx(std::log(5.0)));
+    }
+}

@@ -116,6 +116,12 @@ TEST_CASE("localised: labels say which experts a sequence belongs to", "[route][
     const double other = balance::localised<unit, coefficient{0.3}>::value(v.r);
     // Minimising asks for less mass where the types match.
     CHECK(other < matching);
+    for (const row_t type : {2, -1}) {
+        v.labels = {0, type};
+        CHECK_THROWS_WITH(
+            balance::localised<unit>::value(v.r),
+            Catch::Matchers::Contains("must be the types 0 or 1, but one is " + std::to_string(type)));
+    }
 }
 
 TEST_CASE("soft losses: no token", "[route][balance]") {

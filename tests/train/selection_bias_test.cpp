@@ -51,6 +51,20 @@ TEST_CASE("selection bias: against the choices of the step, layer by layer", "[t
     CHECK(layer == 6);
 }
 
+TEST_CASE("selection bias: an inference since the step is refused, and moves nothing",
+          "[train][selection_bias][error]") {
+    params<gated, double> w(init::standard, 8);
+    const auto before = w.read("select_bias");
+    tape<gated, double> t;
+    const auto x = mox_test::normal_numbers<double>(gated::in * 5, 1);
+    const auto says = Catch::Matchers::Contains("must be a training forward");
+    CHECK_THROWS_WITH(update_selection_bias(w, t), says);
+    mox_test::run_forward(w, x, batch::equal(1, 5), t);
+    mox_test::run_infer(w, x, batch::equal(1, 5), t);
+    CHECK_THROWS_WITH(update_selection_bias(w, t), says);
+    CHECK(w.read("select_bias") == before);
+}
+
 TEST_CASE("selection bias: a network without one stays as it is", "[train][selection_bias]") {
     using net = stack<moe<experts<2, swiglu<6, 4>>, route::top_k<1>>, linear<6, 2>>;
     params<net, double> w(init::standard, 8);

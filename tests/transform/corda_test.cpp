@@ -94,6 +94,12 @@ void check_start(const corda_covariance& c) {
     double size = 0;
     for (const double v : w.read("1.b")) size += std::abs(v);
     CHECK(size > 1);
+    // Once more would lose it.
+    const std::vector<double> started(w.flat().begin(), w.flat().end());
+    CHECK_THROWS_WITH(corda_initialise<adapted>(w, "1", c, corda_mode::instruction),
+                      Catch::Matchers::Contains("tensor '1.b' must be zero") &&
+                          Catch::Matchers::Contains("started or trained already"));
+    CHECK(std::vector<double>(w.flat().begin(), w.flat().end()) == started);
 }
 
 }  // namespace

@@ -13,4 +13,20 @@ struct as_they_are {
     using around = L;
 };
 
+namespace detail {
+
+// A map whose output has parts of these widths, wrapped part by part by adapters that can
+// (layer/adapted_parts.hpp), else as a whole.
+template <class Adapter, class Map, index_t... Widths>
+struct around_fused {
+    using type = typename Adapter::template around<Map>;
+};
+template <class Adapter, class Map, index_t... Widths>
+requires requires { typename Adapter::template around_parts<Map, Widths...>; }
+struct around_fused<Adapter, Map, Widths...> {
+    using type = typename Adapter::template around_parts<Map, Widths...>;
+};
+
+}  // namespace detail
+
 }  // namespace mox::inline MOX_ABI

@@ -16,7 +16,7 @@ struct adapted_ffn {
     static constexpr std::string_view name = "adapted_ffn";
     static constexpr index_t in = D;
     static constexpr index_t out = D;
-    using first_map = typename Adapter::template around<linear<D, 2 * H>>;
+    using first_map = typename detail::around_fused<Adapter, linear<D, 2 * H>, H, H>::type;
     using second_map = typename Adapter::template around<linear<H, D, bias::none, true>>;
     using children = leaves<first_map, second_map>;
     static constexpr std::array<std::string_view, 2> child_names{"gate_up", "down"};

@@ -62,7 +62,8 @@ struct attention {
     /// Decoding keeps keys and values of the processed tokens.
     static constexpr index_t state_width = 2 * kv_width;
 
-    using qkv_map = typename Adapter::template around<linear<in, qkv_width>>;
+    using qkv_map =
+        typename detail::around_fused<Adapter, linear<in, qkv_width>, q_width, kv_width, kv_width>::type;
     using out_map = typename Adapter::template around<linear<q_width, out, bias::none, true>>;
     using children = leaves<qkv_map, out_map>;
     static constexpr std::array<std::string_view, 2> child_names{"qkv", "out"};

@@ -46,6 +46,7 @@ struct lora {
     static_assert(Spec.kept_ranks >= 0, "mox::lora: kept_ranks must not be negative");
 
     using children = leaves<frozen<Base>>;
+    using base_type = Base;
     using gate_type = Gate;
 
     static constexpr std::string_view name = Gate::name;
@@ -97,8 +98,9 @@ struct lora {
 
     /// Few ranks of many: their rows are picked token by token. From a quarter of the ranks on a plain
     /// product with zeros in it is as fast (bench/end_to_end/lora.cpp).
-    static constexpr bool picks =
-        Gate::routed && !Gate::teaches_activations && kept == 0 && 4 * slots <= ranks;
+    static constexpr bool picks = Gate::routed && kept == 0 && 4 * slots <= ranks;
+    /// A gate that teaches all activations needs all of them on the way back too.
+    static constexpr bool picks_backward = picks && !Gate::teaches_activations;
     /// The rank activations of all ranks are needed.
     static constexpr bool all_activations = !picks || Gate::reads_activations;
 
@@ -161,7 +163,7 @@ struct lora {
             adapter_dx = ctx.temporary(n, in);
             for (index_t t = 0; t < n; ++t) std::fill_n(adapter_dx.row(t), in, T(0));
         }
-        if constexpr (picks) {
+        if constexpr (picks_backward) {
             backward_picked(ctx, w, g, r, dy, adapter_dx);
         } else {
             backward_all(ctx, w, g, r, dy, adapter_dx);
@@ -212,7 +214,7 @@ private:
             if constexpr (!all_activations) {
                 r.picked = picked = ctx.saved->template take<T>(n * slots);
                 kernel::dot_chosen_rows<T>(ctx.exec, r.x, chosen, slots, w.template panels<0>(), picked);
-            } else if constexpr (learns_weights) {
+            } else if constexpr (learns_weights && picks_backward) {
                 r.picked = picked = ctx.saved->template take<T>(n * slots);
             }
             parallel_ranges(ctx.exec, n, 64, [&](index_t begin, index_t end) {

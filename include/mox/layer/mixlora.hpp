@@ -103,6 +103,10 @@ struct mixlora {
     static_assert(Spec.adapter.kept_ranks == 0,
                   "mox::mixlora: kept_ranks is for mox::lora; experts have none");
 
+    static_assert(route::all_of_kind<route::shared_policy, Policies...>::size == 0,
+                  "mox::mixlora: it takes no shared layers; the network around which the experts are is one "
+                  "already");
+
     static constexpr std::string_view name = "mixlora";
     static constexpr index_t in = D;
     static constexpr index_t out = D;

@@ -19,6 +19,41 @@ namespace mox::inline MOX_ABI {
 
 namespace detail {
 
+template <class P>
+consteval bool check_moe_policy() {
+    static_assert(
+        requires { typename P::policy; },
+        "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), gate, "
+        "null_experts, capacity, balance or shared policy");
+    return true;
+}
+
+// Gates that a balance loss counts on.
+template <class Balance, class Gate>
+consteval bool check_balance() {
+    if constexpr (requires { typename Balance::counts_on; })
+        static_assert(std::is_same_v<typename Balance::counts_on, Gate>,
+                      "mox::balance::soft_load: its gradient is that of gates that are the probabilities "
+                      "themselves; give mox::gate::softmax too");
+    return true;
+}
+
+template <class Gate, class... Balances>
+consteval bool check_balances(leaves<Balances...>) {
+    return (check_balance<Balances, Gate>() && ... && true);
+}
+
+// The scorer of a router that is given none.
+template <class Selector>
+struct scorer_for {
+    using type = route::linear_scorer;
+};
+template <class Selector>
+requires requires { typename Selector::scorer; }
+struct scorer_for<Selector> {
+    using type = typename Selector::scorer;
+};
+
 template <class Scorer>
 auto signals_of_scorer() {
     if constexpr (requires { typename Scorer::reads; }) {
@@ -46,6 +81,9 @@ template <index_t In, index_t Experts, class... Policies>
 struct router {
     static_assert(route::all_of_kind<route::selector_policy, Policies...>::size == 1,
                   "mox::moe: exactly one selector is needed, such as mox::route::top_k<2>");
+    static_assert((detail::check_moe_policy<Policies>() && ... && true));
+    static_assert(route::all_of_kind<route::scorer_policy, Policies...>::size <= 1,
+                  "mox::moe: at most one scorer can be given");
     static_assert(route::all_of_kind<route::gate_policy, Policies...>::size <= 1,
                   "mox::moe: at most one gate policy can be given");
     static_assert(route::all_of_kind<route::nulls_policy, Policies...>::size <= 1,
@@ -57,7 +95,8 @@ struct router {
 
     using selector = typename route::all_of_kind<route::selector_policy, Policies...>::template at<0>;
     using gate_type = route::one_of_kind<route::gate_policy, gate::renormalised, Policies...>;
-    using scorer = route::one_of_kind<route::scorer_policy, route::linear_scorer, Policies...>;
+    using scorer =
+        route::one_of_kind<route::scorer_policy, typename detail::scorer_for<selector>::type, Policies...>;
     using nulls = route::one_of_kind<route::nulls_policy, null_experts<0>, Policies...>;
     using capacity_type = route::one_of_kind<route::capacity_policy, capacity::dropless, Policies...>;
     using pool = route::one_of_kind<route::pool_policy, void, Policies...>;
@@ -68,6 +107,7 @@ struct router {
         return false;
     }();
     using balances = route::all_of_kind<route::balance_policy, Policies...>;
+    static_assert(detail::check_balances<gate_type>(balances{}));
 
     static constexpr index_t experts = Experts;
     static constexpr index_t null_count = nulls::count;

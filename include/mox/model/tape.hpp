@@ -56,6 +56,9 @@ public:
     /// One record for each routed layer of the last step, in forward order.
     std::span<const routing_record> routing() const noexcept { return memory_->routing; }
 
+    /// Whether the last step was a training forward.
+    bool trained() const noexcept { return last_ == phase::train; }
+
     /// Statistics of all layers of type `Layer`.
     template <class Layer>
     routing_stats stats() const {
@@ -90,6 +93,7 @@ public:
         m.routing.clear();
         m.signals.clear();
         output_grad_ = {};
+        last_ = mode;
         rows_ = own(rows);
         step_ = mode == phase::train ? next_step_++ : 0;
         context<T> ctx = base(rows_, mode);
@@ -189,6 +193,7 @@ private:
     matrix_view<T> output_, output_grad_;
     T aux_loss_ = 0;
     T aux_scale_ = 1;
+    phase last_ = phase::evaluate;
     std::uint64_t seed_ = 0, step_ = 0, next_step_ = 0;
     double progress_ = 1;
 };

@@ -18,10 +18,13 @@ struct transfer_report {
 
 namespace detail {
 
-template <class L>
+// Whether child I of L counts as L itself: L only wraps it.
+template <class L, std::size_t I>
 constexpr bool is_transparent() noexcept {
     if constexpr (requires { L::transparent; }) {
         return L::transparent;
+    } else if constexpr (requires { L::wrapped_child; }) {
+        return L::wrapped_child == I;
     } else {
         return false;
     }
@@ -36,7 +39,7 @@ void paths_without_wrappers(const std::string& path, std::vector<std::string>& a
     for (index_t r = 0; r < repetitions<L>(); ++r) {
         for_each_index<children_of<L>::size>([&](auto i) {
             using child = typename children_of<L>::template at<i>;
-            if constexpr (is_transparent<L>()) {
+            if constexpr (is_transparent<L, i>()) {
                 paths_without_wrappers<child>(path, all, named);
             } else {
                 paths_without_wrappers<child>(child_path<L, i>(path, r), all, names_children<L>);
@@ -53,7 +56,7 @@ void visit_layers(Visit&& visit, const std::string& path = "", const std::string
     for (index_t r = 0; r < repetitions<L>(); ++r) {
         for_each_index<children_of<L>::size>([&](auto i) {
             using child = typename children_of<L>::template at<i>;
-            if constexpr (is_transparent<L>()) {
+            if constexpr (is_transparent<L, i>()) {
                 visit_layers<child>(visit, child_path<L, i>(path, r), plain, named);
             } else {
                 visit_layers<child>(visit, child_path<L, i>(path, r), child_path<L, i>(plain, r),
@@ -66,9 +69,9 @@ void visit_layers(Visit&& visit, const std::string& path = "", const std::string
 }  // namespace detail
 
 /// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth,
-/// mox::frozen, mox::lora and mox::lora_experts, and the same shape. The rest of `to` stays as it is (a
-/// learned router keeps its initial values). The scalar types may differ. Throws mox::error when a tensor of
-/// the same name has another shape; `to` is then unchanged.
+/// mox::frozen, mox::lora, mox::lora_experts and mox::adapted_parts, and the same shape. The rest of `to`
+/// stays as it is (a learned router keeps its initial values). The scalar types may differ. Throws mox::error
+/// when a tensor of the same name has another shape; `to` is then unchanged.
 template <class From, class T, class To, class U>
 transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {
     std::vector<std::string> from_paths, to_paths;

@@ -3,8 +3,11 @@
 // Auxiliary losses of soft mixtures of adapters.
 
 #include <cmath>
+#include <string>
 
+#include <mox/core/error.hpp>
 #include <mox/route/entropy_broadcast.hpp>
+#include <mox/route/gate.hpp>
 
 namespace mox::inline MOX_ABI::balance {
 
@@ -52,6 +55,7 @@ struct counts {
 template <coefficient A = coefficient{0.001}>
 struct soft_load {
     using policy = route::balance_policy;
+    using counts_on = gate::softmax;
     static constexpr std::string_view name = "soft_load";
 
     template <class T>
@@ -178,7 +182,8 @@ private:
 /// and experts e, of I_je Q_je. Q_je is the mass of expert e in sequence j; I_je is 1 + D when the group of e
 /// is the type of j, else 1 - D. Experts below E/2 form group 1, the others group 0. Types are
 /// the labels of the batch (batch::with_labels); without them all sequences are of type 0. Minimising makes
-/// I Q uniform, so a positive D asks matching experts for less; give a negative D to specialise.
+/// I Q uniform, so a positive D asks matching experts for less; give a negative D to specialise. Throws
+/// mox::error for another label.
 template <coefficient B = coefficient{0.1}, coefficient D = coefficient{0.1}>
 struct localised {
     using policy = route::balance_policy;
@@ -186,6 +191,12 @@ struct localised {
 
     template <class T>
     static T value(const route::router_view<T>& r) {
+        for (index_t j = 0; r.sequence_labels && j < r.sequences; ++j) {
+            const row_t type = r.sequence_labels[j];
+            check::that(type == 0 || type == 1, "mox::balance::localised",
+                        "the labels of the batch must be the types 0 or 1, but one is " +
+                            std::to_string(type));
+        }
         const moments<T> m(r);
         return m.count < 2 ? T(0) : static_cast<T>(B.value) * m.variance / (m.mean * m.mean + T(1e-10));
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mox/core/error.hpp>
 #include <mox/model/params.hpp>
 #include <mox/model/tape.hpp>
 
@@ -29,9 +30,13 @@ void visit_selection_bias(param_ref<L, T> w, std::span<const routing_record> rec
 
 /// Moves every selection bias of the network by the choices of the last training forward: experts or ranks
 /// that were chosen more often than the mean become less likely, without a loss and without a gradient. Call
-/// it once a step. Layers under mox::frozen keep theirs.
+/// it once a step. Layers under mox::frozen keep theirs. Throws mox::error when the tape has run an inference
+/// since.
 template <class Net, class T>
 void update_selection_bias(params<Net, T>& weights, const tape<Net, T>& t) {
+    check::that(t.trained(), "mox::update_selection_bias",
+                "the last step of argument 't' must be a training forward (mox::forward); biases move by the "
+                "choices of training alone");
     std::size_t next = 0;
     detail::visit_selection_bias<Net, T>(weights.ref(), t.routing(), next, true);
 }

@@ -53,8 +53,12 @@ index_t load_adapter(const params<From, T>& from, params<To, T>& to, index_t id)
     std::vector<std::pair<std::string, place>> found;
     detail::visit_layers<From>([&](auto type, const std::string& path, const std::string& plain, bool) {
         using layer = typename decltype(type)::type;
-        if constexpr (detail::adapter_of<layer>::found)
+        if constexpr (detail::adapter_of<layer>::found) {
+            static_assert(!detail::adapter_of<layer>::magnitudes,
+                          "mox::load_adapter: a pool has no room for the magnitudes of mox::dora; merge it "
+                          "instead");
             found.emplace_back(plain, place{path, layer::ranks, layer::in, layer::out, layer::scale});
+        }
     });
     std::vector<std::pair<std::string, std::vector<T>>> changes;
     index_t pools = 0;

@@ -12,6 +12,7 @@
 #include <Eigen/SVD>
 
 #include <mox/core/error.hpp>
+#include <mox/layer/dora.hpp>
 #include <mox/model/params.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -109,22 +110,31 @@ corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t ra
 }
 
 /// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
-/// the place of the base; kept ranks stay. The function stays the same up to rounding. The adapter is then
-/// not zero: what it learns is its factors' product minus the one at the start (mox::sum_adapters makes a
-/// plain adapter of that).
+/// the place of the base; kept ranks stay. The function stays the same up to rounding. Throws mox::error when
+/// the adapter is not zero (started already, or trained); nothing is changed then. The adapter is then not
+/// zero: what it learns is its factors' product minus the one at the start (mox::sum_adapters makes a plain
+/// adapter of that).
 template <class Layer, class Net, class T>
 void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
                       corda_mode mode, double damping = 0.01) {
     constexpr bool is_lora = requires { Layer::kept; };
     static_assert(is_lora, "mox::corda_initialise: the layer must be a mox::lora, whose factors take over a "
                            "part of its base");
-    if constexpr (is_lora)
+    if constexpr (is_lora) {
         static_assert(
             !Layer::gate_type::routed,
             "mox::corda_initialise: the gate must be mox::rank_gate::all; one that leaves ranks out "
             "would take away a part of the base");
+        static_assert(detail::is_plain_linear<typename Layer::base_type>,
+                      "mox::corda_initialise: the adapter must be around a mox::linear with weights of full "
+                      "precision, from which it takes its start");
+    }
     const std::string prefix = path.empty() ? "" : path + ".";
-    const std::vector<T> base = weights.read(prefix + "0.0.weight");
+    const std::vector<T> base = weights.read(prefix + "0.0.weight"), up = weights.read(prefix + "b");
+    check::that(std::all_of(up.begin(), up.end(), [](T v) { return v == T(0); }), "mox::corda_initialise",
+                "tensor '" + prefix +
+                    "b' must be zero, but it is not: the adapter has been started or "
+                    "trained already, and what it holds would be lost");
     const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,
                                 inputs, mode, Layer::scale, damping);
     weights.write(prefix + "a", std::vector<T>(s.a.begin(), s.a.end()));

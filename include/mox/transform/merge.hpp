@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <mox/layer/adapted_parts.hpp>
 #include <mox/layer/dora.hpp>
 #include <mox/layer/lora.hpp>
 #include <mox/layer/lora_experts.hpp>
@@ -16,6 +17,20 @@ namespace mox::inline MOX_ABI {
 
 namespace detail {
 
+// The map under an adapter, and the columns of it that the adapter adds to.
+template <class Base>
+struct adapted_map {
+    using type = Base;
+    static constexpr bool whole = true;
+    static constexpr index_t first = 0;
+};
+template <class Map, index_t First, index_t Width>
+struct adapted_map<part_of_map<Map, First, Width>> {
+    using type = Map;
+    static constexpr bool whole = false;
+    static constexpr index_t first = First;
+};
+
 template <class L>
 struct adapter_of {
     static constexpr bool found = false;
@@ -23,13 +38,13 @@ struct adapter_of {
 template <class Base, adapter_spec Spec, class Gate>
 struct adapter_of<lora<Base, Spec, Gate>> {
     static constexpr bool found = true, magnitudes = false;
-    using base = Base;
+    using map = adapted_map<Base>;
     static constexpr bool constant_gate = !Gate::routed;
 };
 template <class Base, adapter_spec Spec>
 struct adapter_of<dora<Base, Spec>> {
     static constexpr bool found = true, magnitudes = true;
-    using base = Base;
+    using map = adapted_map<Base>;
     static constexpr bool constant_gate = true;
 };
 template <class L>
@@ -49,7 +64,7 @@ consteval bool check_mergeable() {
         static_assert(adapter_of<L>::constant_gate,
                       "mox::merge: the gate of this adapter depends on the token, so its update is not one "
                       "matrix and cannot be merged");
-        static_assert(is_plain_linear<typename adapter_of<L>::base>,
+        static_assert(is_plain_linear<typename adapter_of<L>::map::type>,
                       "mox::merge: only adapters around mox::linear can be merged");
     }
     for_each_index<children_of<L>::size>(
@@ -78,25 +93,29 @@ std::vector<T> adapter_factor(const params<Net, T>& weights, const std::string& 
     return rows;
 }
 
-// base + s A' B; with magnitudes (empty: none) times m / |base + s A' B|, output by output, and the bias with
-// it. Every element is rounded once.
+// base + s A' B in the columns of the layer; with magnitudes (empty: none) times m / |base + s A' B|, output
+// by output, and the bias with it. Every element is rounded once.
 template <class Layer, class T>
 void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vector<T>& a,
                    const std::vector<T>& b, const std::vector<T>& magnitude) {
-    constexpr auto in = static_cast<std::size_t>(Layer::in), out = static_cast<std::size_t>(Layer::out);
+    using map = typename adapter_of<Layer>::map;
+    constexpr auto in = static_cast<std::size_t>(Layer::in), out = static_cast<std::size_t>(Layer::out),
+                   width = static_cast<std::size_t>(map::type::out),
+                   first = static_cast<std::size_t>(map::first);
     const std::size_t ranks = a.size() / in;
     std::vector<double> column(in);
     for (std::size_t o = 0; o < out; ++o) {
+        T* const to = weight.data() + first + o;
         double square = 0;
         for (std::size_t i = 0; i < in; ++i) {
             double sum = 0;
             for (std::size_t r = 0; r < ranks; ++r)
                 sum += static_cast<double>(a[r * in + i]) * static_cast<double>(b[r * out + o]);
-            column[i] = static_cast<double>(weight[i * out + o]) + Layer::scale * sum;
+            column[i] = static_cast<double>(to[i * width]) + Layer::scale * sum;
             square += column[i] * column[i];
         }
         const double factor = magnitude.empty() ? 1 : static_cast<double>(magnitude[o]) / std::sqrt(square);
-        for (std::size_t i = 0; i < in; ++i) weight[i * out + o] = static_cast<T>(factor * column[i]);
+        for (std::size_t i = 0; i < in; ++i) to[i * width] = static_cast<T>(factor * column[i]);
         if (!bias.empty()) bias[o] = static_cast<T>(factor * static_cast<double>(bias[o]));
     }
 }
@@ -105,29 +124,45 @@ void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vect
 template <class From, class T>
 std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
     std::vector<merged_map<T>> all;
-    std::string scaled;  // the adapter inside the last layer with magnitudes
+    const auto map_of = [&](const std::string& tensor, const std::string& path) -> merged_map<T>& {
+        for (merged_map<T>& known : all) {
+            if (known.path == path) return known;
+        }
+        const std::vector<T> values = from.read(tensor);
+        return all.emplace_back(merged_map<T>{path, values, values});
+    };
+    const auto under = [](const std::string& path, const std::string& name) {
+        return path.empty() ? name : path + "." + name;
+    };
+    std::string scaled;        // the adapter inside the last layer with magnitudes
+    std::string parts, plain;  // the last layer whose parts have adapters
+    bool named_parts = false;
     visit_layers<From>([&](auto layer, const std::string& path, const std::string& place, bool named) {
         using adapter = typename decltype(layer)::type;
-        if constexpr (adapter_of<adapter>::found) {
-            constexpr bool magnitudes = adapter_of<adapter>::magnitudes;
-            const std::string prefix = path.empty() ? "" : path + ".";
-            if (!magnitudes && path == scaled && !scaled.empty()) return;
-            const std::string inner = magnitudes ? prefix + "0" : path;
-            const std::string base = (inner.empty() ? "" : inner + ".") + "0.0.";
-            merged_map<T> weight{tensor_path(place, "weight", named), from.read(base + "weight"), {}}, bias;
-            weight.merged = weight.base;
-            std::vector<T> magnitude;
-            if constexpr (magnitudes) {
+        if constexpr (requires { adapter::wrapped_child; }) {
+            parts = path;
+            plain = place;
+            named_parts = named;
+        } else if constexpr (adapter_of<adapter>::found) {
+            using map = typename adapter_of<adapter>::map;
+            if (!adapter_of<adapter>::magnitudes && path == scaled && !scaled.empty()) return;
+            const std::string inner = adapter_of<adapter>::magnitudes ? under(path, "0") : path;
+            const std::string base = under(map::whole ? inner : parts, "0.0.");
+            const auto target = [&](std::string_view tensor) {
+                return map::whole ? tensor_path(place, tensor, named)
+                                  : tensor_path(plain, tensor, named_parts);
+            };
+            std::vector<T> magnitude, bias;
+            if constexpr (adapter_of<adapter>::magnitudes) {
                 scaled = inner;
-                magnitude = from.read(prefix + "magnitude");
-                if constexpr (adapter_of<adapter>::base::parameters.size() > 1)
-                    bias = {tensor_path(place, "bias", named), from.read(base + "bias"), {}};
+                magnitude = from.read(under(path, "magnitude"));
+                if constexpr (map::type::parameters.size() > 1) bias = from.read(base + "bias");
             }
-            bias.merged = bias.base;
-            merge_factors<adapter>(weight.merged, bias.merged, adapter_factor(from, inner, "a"),
-                                   adapter_factor(from, inner, "b"), magnitude);
-            all.push_back(std::move(weight));
-            if (!bias.path.empty()) all.push_back(std::move(bias));
+            const std::vector<T> frozen_bias = bias;
+            merge_factors<adapter>(map_of(base + "weight", target("weight")).merged, bias,
+                                   adapter_factor(from, inner, "a"), adapter_factor(from, inner, "b"),
+                                   magnitude);
+            if (!bias.empty()) all.push_back({target("bias"), frozen_bias, bias});
         }
     });
     return all;

@@ -67,6 +67,8 @@ template <class F, class Adapter>
 struct adapter_with_weights {
     template <class L>
     using around = typename Adapter::template around<with_weights<L, F>>;
+    template <class L, index_t... Widths>
+    using around_parts = typename around_fused<Adapter, with_weights<L, F>, Widths...>::type;
 };
 
 // Policies of a mixture: shared layers have weights, the others have none.
