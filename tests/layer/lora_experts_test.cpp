@@ -245,3 +245,67 @@ TEST_CASE("lora_experts: the routers of papers that start like any map", "[layer
     CHECK(*std::min_element(r.begin(), r.end()) < -0.099);
     gradients<bank<5, route::top_k<2>, route::uniform_linear_scorer>>(batch::ragged({3, 5}));
 }
+
+namespace {
+
+// The router's gradients are those beside experts that are trained, and the experts have none.
+template <class Trained, class Still>
+void check_router_alone(const std::vector<std::string>& router, const batch& rows) {
+    const auto w = random_params<Trained, double>(3);
+    params<Still, double> v(init::standard, 1);
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(rows.rows() * Trained::in, 1),
+               dy = normal_numbers<double>(rows.rows() * Trained::out, 2);
+    tape<Trained, double> t;
+    tape<Still, double> u;
+    params<Trained, double> g;
+    params<Still, double> h;
+    CHECK(run_forward(w, x, rows, t) == run_forward(v, x, rows, u));
+    CHECK(distance(run_backward(w, dy, t, g), run_backward(v, dy, u, h)) < 1e-13);
+    index_t trained = 0;
+    for (const auto& info : params<Still>::tensors()) {
+        if (!info.spec.trained) continue;
+        trained += info.spec.logical_size();
+        CHECK(std::find(router.begin(), router.end(), info.path) != router.end());
+    }
+    CHECK(trained > 0);
+    for (const std::string& path : router) CHECK(distance(g.read(path), h.read(path)) < 1e-13);
+    const std::vector<double> before(v.frozen().begin(), v.frozen().end());
+    adamw<Still, double> adam({.rate = 0.1});
+    for (int step = 0; step < 3; ++step) {
+        run_forward(v, x, rows, u);
+        run_backward(v, dy, u, h);
+        adam.step(v, h);
+    }
+    CHECK(std::vector<double>(v.frozen().begin(), v.frozen().end()) == before);
+    CHECK(v.read(router[0]) != w.read(router[0]));
+}
+
+constexpr adapter_spec still2{.rank = 2, .alpha = 5, .frozen = true}, moving2{.rank = 2, .alpha = 5},
+    still9{.rank = 9, .frozen = true}, moving9{.rank = 9};
+template <adapter_spec Spec, class... Policies>
+using experts_of = lora_experts<linear<7, 9>, 5, Spec, Policies...>;
+template <adapter_spec Spec>
+using around_one = mixlora<7, 6, activation::silu, 3, mixlora_spec{.adapter = Spec}, route::top_k<2>>;
+
+}  // namespace
+
+// The soft phase of LoRA-Mixer, and SteloCoder, whose one gate learns to mix experts that stay.
+TEST_CASE("lora_experts: a router learns around experts that do not", "[layer][lora]") {
+    const auto rows = batch::ragged({4, 0, 9, 1});
+    check_router_alone<experts_of<moving2, route::soft_training<2>, gate::softmax>,
+                       experts_of<still2, route::soft_training<2>, gate::softmax>>({"router"}, rows);
+    check_router_alone<experts_of<moving2, route::top_k<2>>, experts_of<still2, route::top_k<2>>>({"router"},
+                                                                                                  rows);
+    check_router_alone<experts_of<moving2, route::sequence_max_linear, route::hard_inference>,
+                       experts_of<still2, route::sequence_max_linear, route::hard_inference>>({"router"},
+                                                                                              rows);
+    check_router_alone<around_one<moving2>, around_one<still2>>({"router"}, rows);
+    using learned = rank_gate::sigmoid_top_k<2>;
+    check_router_alone<lora<linear<7, 9>, moving9, learned>, lora<linear<7, 9>, still9, learned>>({"router"},
+                                                                                                  rows);
+    using half = rank_gate::sigmoid_top_k<5>;
+    check_router_alone<lora<linear<7, 9>, moving9, half>, lora<linear<7, 9>, still9, half>>({"router"}, rows);
+    gradients<experts_of<still2, route::top_k<2>>>(rows);
+    gradients<lora<linear<7, 9>, still9>>(rows);
+}

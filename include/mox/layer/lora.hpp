@@ -69,7 +69,7 @@ struct lora {
         constexpr auto own = Gate::template parameters<in, ranks>;
         std::array<parameter, 2 + (kept > 0 ? 2 : 0) + own.size()> all{};
         all[0] = Spec.down("a", 1, in);
-        all[0].trained = Gate::trains_down;
+        all[0].trained = Gate::trains_down && !Spec.frozen;
         if constexpr (has_row_values) {
             all[0].init = fill::sparse_rows;
             all[0].row_values = Gate::row_values(in, Spec.rank);
@@ -334,7 +334,7 @@ private:
                 if (dz) dz[i] = {du[i], r.chosen[i]};
             }
         });
-        if (g)
+        if (g[1])
             kernel::chosen_rows_gradient<T>(ctx.exec, r.chosen, u, slots, dy, g.template panels<1>(),
                                             ctx.accumulate);
         if constexpr (Gate::trains_down) {
@@ -358,7 +358,7 @@ private:
         }
         kernel::dense_transposed<T>(ctx.exec, w.template panels<1>(), dy, du.middle_cols(kept, Spec.rank),
                                     false);
-        if (g) {
+        if (g[1]) {
             weighted(ctx, r, r.z, dz);  // dz is free until the next line but one
             kernel::dense_weight_gradient<T>(ctx.exec, dz.middle_cols(kept, Spec.rank), dy,
                                              g.template panels<1>(), ctx.accumulate);

@@ -20,6 +20,7 @@ struct adapter_spec {
     bool rank_stabilised = false;  ///< scaled by alpha / sqrt(rank) (arXiv 2312.03732)
     bool gaussian = false;         ///< A starts normal with deviation 1 / rank, not even in +-1 / sqrt(in)
     double dropout = 0;            ///< probability, on the adapter's input only, in training only
+    bool frozen = false;           ///< used and not trained; a router around experts still is
     index_t kept_ranks = 0;        ///< further ranks of earlier tasks, used and not trained (MoRAM)
 
     constexpr double scale() const {
@@ -42,6 +43,7 @@ struct adapter_spec {
                 .cols = in,
                 .init = gaussian ? fill::normal : fill::uniform_cols,
                 .decays = false,
+                .trained = !frozen,
                 .constant = gaussian ? 1.0 / static_cast<double>(rank) : 0.0};
     }
     constexpr parameter up(std::string_view name, index_t experts, index_t out) const {
@@ -50,7 +52,8 @@ struct adapter_spec {
                 .rows = experts * rank,
                 .cols = out,
                 .init = fill::zeros,
-                .decays = false};
+                .decays = false,
+                .trained = !frozen};
     }
 };
 

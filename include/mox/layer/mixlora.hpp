@@ -332,7 +332,7 @@ struct mixlora {
                                            back::stack(back::ranks::down(w[down_at], E)),
                                            {kernel::row_source<T>(to), H, nullptr, true});
             });
-            if (g) {
+            if (g[down_at]) {
                 for (index_t s = 0; s < slots; ++s) {
                     for (index_t j = 0; j < rank; ++j) dz(s, j) *= plan.gate[s];
                 }
