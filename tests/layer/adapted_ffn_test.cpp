@@ -66,6 +66,44 @@ TEST_CASE("adapted_ffn: with its maps as they are it is the gated network, forwa
     check(gated_ffn<17, 16, activation::relu>{}, plain<17, 16, activation::relu>{});
 }
 
+TEST_CASE("adapted_ffn: the network of two maps, with and without biases", "[layer][ffn]") {
+    const auto rows = batch::ragged({3, 0, 5, 1});
+    gradients<adapted_mlp<7, 5, activation::gelu, as_they_are, bias::with>>(rows);
+    gradients<adapted_mlp<7, 9, activation::gelu, with_lora<rank3>, bias::with>>(rows);
+    gradients<adapted_mlp<9, 16, activation::silu, with_lora<rank3>>>(rows);
+    // One adapter for each of the two maps.
+    gradients<adapted_mlp<7, 9, activation::gelu, with_each<with_lora<rank3>, as_frozen>, bias::with>>(rows);
+
+    using from = mlp<9, 21, activation::gelu, bias::with>;
+    using still = adapted_mlp<9, 21, activation::gelu, as_they_are, bias::with>;
+    using to = adapted_mlp<9, 21, activation::gelu, with_lora<rank3>, bias::with>;
+    const auto w = random_params<from, double>(3);
+    const auto x = normal_numbers<double>(9 * 9, 1), dy = normal_numbers<double>(9 * 9, 2);
+    tape<from, double> t;
+    const auto y = run_forward(w, x, rows, t);
+    params<still, double> u, h;
+    CHECK(copy_matching(w, u).copied == 4);
+    tape<still, double> tu;
+    CHECK(distance(run_forward(u, x, rows, tu), y) < 1e-13);
+    params<from, double> g;
+    CHECK(distance(run_backward(u, dy, tu, h), run_backward(w, dy, t, g)) < 1e-12);
+    for (const std::string tensor : {"up", "down", "up_bias", "down_bias"})
+        CHECK(distance(h.read(tensor), g.read(tensor)) < 1e-12);
+
+    // Adapters start as the network and are merged into it; its biases are frozen with it.
+    params<to, double> v(init::standard, 5);
+    CHECK(copy_matching(w, v).copied == 4);
+    tape<to, double> tv;
+    CHECK(distance(run_forward(v, x, rows, tv), y) < 1e-13);
+    for (const auto& info : params<to>::tensors())
+        CHECK(info.spec.trained == (info.path.ends_with(".a") || info.path.ends_with(".b")));
+    v.write("up.b", normal_numbers<double>(3 * 21, 7));
+    v.write("down.b", normal_numbers<double>(3 * 9, 8));
+    auto merged = w;
+    CHECK(merge(v, merged) == 2);
+    CHECK(distance(run_forward(merged, x, rows, t), run_forward(v, x, rows, tv)) < 1e-12);
+}
+
 TEST_CASE("adapted_ffn: the first map has the gate columns and behind them the up columns", "[layer][ffn]") {
     params<plain<1, 2>, double> w;
     w.write("gate_up", std::vector<double>{1, -2, 3, 5});

@@ -394,3 +394,37 @@ TEST_CASE("balanced: gradients around any gate with weights, and threads", "[rou
     CHECK(mox_test::nothing_from_no_token<
           lora<base, rank6, rank_gate::balanced<rank_gate::sigmoid_top_k<3>, half>>>());
 }
+
+// Few of many ranks: their rows of B are picked, forward, and all activations learn, backward.
+TEST_CASE("self_activated: what is added is the weighted ranks, and pruned ones add nothing",
+          "[route][rank_gate]") {
+    using net = lora<base, rank9, rank_gate::self_activated<2, coefficient{0.3}, coefficient{0.55}>>;
+    const auto rows = batch::ragged({4, 0, 13});
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(17 * 7, 1), a = w.read("a"), b = w.read("b");
+    tape<net, double> t;
+    for (const bool training : {true, false}) {
+        const auto y = training ? run_forward(w, x, rows, t) : run_infer(w, x, rows, t);
+        params<base, double> alone;
+        copy_matching(w, alone);
+        tape<base, double> u;
+        auto expected = run_forward(alone, x, rows, u);
+        const routing_record& r = t.routing()[0];
+        index_t pruned = 0;
+        for (index_t token = 0; token < 17; ++token) {
+            for (index_t slot = 0; slot < 2; ++slot) {
+                const auto rank = static_cast<std::size_t>(r.chosen[2 * token + slot]);
+                pruned += r.gate(token, slot) == 0 ? 1 : 0;
+                double z = 0;
+                for (std::size_t i = 0; i < 7; ++i)
+                    z += x[static_cast<std::size_t>(token) * 7 + i] * a[rank * 7 + i];
+                for (std::size_t o = 0; o < 9; ++o)
+                    expected[static_cast<std::size_t>(token) * 9 + o] +=
+                        r.gate(token, slot) * z * b[rank * 9 + o];
+            }
+        }
+        CHECK(distance(y, expected) < 1e-13);
+        CHECK((pruned > 0) == !training);
+    }
+    gradients<lora<base, rank9, rank_gate::self_activated<2, coefficient{0.3}>>>(batch::ragged({3, 5}));
+}

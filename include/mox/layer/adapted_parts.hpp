@@ -152,8 +152,8 @@ struct with_each {
         static_assert(
             sizeof...(Adapters) == sizeof...(Widths) + 1,
             "mox::with_each: give an adapter for each map of the layer: four for mox::attention (q, "
-            "k, v, out), three for mox::adapted_ffn (gate, up, down); mox::as_frozen leaves a map "
-            "without one");
+            "k, v, out), three for mox::adapted_ffn (gate, up, down), two for mox::adapted_mlp (up, "
+            "down); mox::as_frozen leaves a map without one");
         using type =
             typename detail::parts_of<L, std::integer_sequence<index_t, Widths...>,
                                       std::make_index_sequence<sizeof...(Widths)>, Adapters...>::type;

@@ -227,7 +227,8 @@ private:
                         if (rank >= 0) z = r.z(i / slots, rank);
                         if (picked) picked[i] = z;
                     }
-                    added[i] = {s<T> * (weight[i] * z), rank};
+                    // A rank without weight is not used.
+                    added[i] = {s<T> * (weight[i] * z), weight[i] == T(0) ? row_t{-1} : rank};
                 }
             });
         }

@@ -314,8 +314,9 @@ struct strongest {
 
 /// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
 /// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training
-/// weights of ranks with h below `Threshold` become 0; none do when it is 0. The gradient of h reaches all
-/// ranks through the norm, which is at least `Smallest` (the authors' language model has 1e-8).
+/// weights of ranks with h below `Threshold` become 0, and those ranks cost nothing further; none do when it
+/// is 0. The gradient of h reaches all ranks through the norm, which is at least `Smallest` (the authors'
+/// language model has 1e-8).
 template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2},
           coefficient Smallest = coefficient{1e-12}>
 struct self_activated {

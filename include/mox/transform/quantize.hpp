@@ -109,9 +109,9 @@ template <class F, attention_spec Spec, class Mask, class Adapter>
 struct rewrite_weights<attention<Spec, Mask, Adapter>, F> {
     using type = attention<Spec, Mask, detail::adapter_with_weights<F, Adapter>>;
 };
-template <class F, index_t D, index_t H, class Act, class Adapter>
-struct rewrite_weights<adapted_ffn<D, H, Act, Adapter>, F> {
-    using type = adapted_ffn<D, H, Act, detail::adapter_with_weights<F, Adapter>>;
+template <class F, index_t D, index_t H, class Act, class Adapter, bool Gated, bias Bias>
+struct rewrite_weights<adapted_ffn<D, H, Act, Adapter, Gated, Bias>, F> {
+    using type = adapted_ffn<D, H, Act, detail::adapter_with_weights<F, Adapter>, Gated, Bias>;
 };
 template <class F, class Base, adapter_spec Spec, class Gate>
 struct rewrite_weights<lora<Base, Spec, Gate>, F> {
