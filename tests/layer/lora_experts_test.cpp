@@ -309,3 +309,27 @@ TEST_CASE("lora_experts: a router learns around experts that do not", "[layer][l
     gradients<experts_of<still2, route::top_k<2>>>(rows);
     gradients<lora<linear<7, 9>, still9>>(rows);
 }
+
+// SteloCoder's generation: the prompt chooses the expert, and the rest of the sequence keeps it.
+TEST_CASE("lora_experts: the choice of a prompt is kept while tokens follow", "[layer][lora]") {
+    using asks = experts_of<moving2, route::sequence_max_linear, route::hard_inference>;
+    using keeps = experts_of<moving2, route::by_label, gate::one>;
+    const auto w = random_params<asks, double>(3);
+    params<keeps, double> v;
+    CHECK(copy_matching(w, v).unused == std::vector<std::string>{"router"});
+    const auto x = normal_numbers<double>(6 * 7, 1);
+    tape<asks, double> t;
+    const auto y = run_infer(w, x, batch::equal(1, 6), t);
+    const row_t choice = *std::find_if(t.routing()[0].chosen, t.routing()[0].chosen + t.routing()[0].slots,
+                                       [](row_t e) { return e >= 0; });
+    stream<keeps, double> s(8);
+    s.with_label(choice);
+    CHECK(distance(flat<double>(decode<keeps, double>(v, matrix_view<const double>(x.data(), 6, 7), s)), y) <
+          1e-13);
+    const auto next = normal_numbers<double>(7, 2);
+    const auto one = flat<double>(decode<keeps, double>(v, matrix_view<const double>(next.data(), 1, 7), s));
+    tape<keeps, double> u;
+    auto rows = batch::equal(1, 1);
+    rows.with_labels({choice});
+    CHECK(distance(one, run_infer(v, next, rows, u)) < 1e-13);
+}

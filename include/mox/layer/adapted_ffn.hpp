@@ -20,8 +20,9 @@ struct adapted_ffn {
     static constexpr index_t out = D;
     static constexpr bool biased = Bias == bias::with;
     static constexpr index_t front = Gated ? 2 * H : H;  ///< columns of the first map
-    using first_map = std::conditional_t<Gated, detail::around_fused<Adapter, linear<D, front>, H, H>,
-                                         detail::around_fused<Adapter, linear<D, front>, H>>::type;
+    using first_map =
+        typename std::conditional_t<Gated, detail::around_fused<Adapter, linear<D, front>, H, H>,
+                                    detail::around_fused<Adapter, linear<D, front>, H>>::type;
     using second_map = typename Adapter::template around<linear<H, D, bias::none, true>>;
     using children = leaves<first_map, second_map>;
     static constexpr std::array<std::string_view, 2> child_names{Gated ? "gate_up" : "up", "down"};
