@@ -1,4 +1,4 @@
-// EXPECT: mox::balance::soft_load: its gradient is that of gates that are the probabilities themselves
+// EXPECT: mox::moe: a balance loss counts on another gate
 #include <mox/layer/linear.hpp>
 #include <mox/layer/lora_experts.hpp>
 

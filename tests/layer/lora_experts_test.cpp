@@ -285,8 +285,9 @@ constexpr adapter_spec still2{.rank = 2, .alpha = 5, .frozen = true}, moving2{.r
     still9{.rank = 9, .frozen = true}, moving9{.rank = 9};
 template <adapter_spec Spec, class... Policies>
 using experts_of = lora_experts<linear<7, 9>, 5, Spec, Policies...>;
-template <adapter_spec Spec>
-using around_one = mixlora<7, 6, activation::silu, 3, mixlora_spec{.adapter = Spec}, route::top_k<2>>;
+template <adapter_spec Spec, bool Magnitudes = false>
+using around_one = mixlora<7, 6, activation::silu, 3, mixlora_spec{.adapter = Spec, .magnitudes = Magnitudes},
+                           route::top_k<2>>;
 
 }  // namespace
 
@@ -301,6 +302,7 @@ TEST_CASE("lora_experts: a router learns around experts that do not", "[layer][l
                        experts_of<still2, route::sequence_max_linear, route::hard_inference>>({"router"},
                                                                                               rows);
     check_router_alone<around_one<moving2>, around_one<still2>>({"router"}, rows);
+    check_router_alone<around_one<moving2, true>, around_one<still2, true>>({"router"}, rows);
     using learned = rank_gate::sigmoid_top_k<2>;
     check_router_alone<lora<linear<7, 9>, moving9, learned>, lora<linear<7, 9>, still9, learned>>({"router"},
                                                                                                   rows);
@@ -332,4 +334,25 @@ TEST_CASE("lora_experts: the choice of a prompt is kept while tokens follow", "[
     auto rows = batch::equal(1, 1);
     rows.with_labels({choice});
     CHECK(distance(one, run_infer(v, next, rows, u)) < 1e-13);
+}
+
+// The base of a part is what the map wrote, so it comes before shared layers.
+TEST_CASE("lora_experts: further shared layers around a part of a map", "[layer][lora]") {
+    using with_more = with_lora_experts<3, moving2, route::top_k<2>, shared<linear<7, 5>>>;
+    using net = adapted_parts<linear<7, 9>, std::integer_sequence<index_t, 4, 5>, as_frozen, with_more>;
+    const auto rows = batch::ragged({4, 0, 3});
+    gradients<net>(rows);
+    auto w = random_params<net, double>(3);
+    w.write("2.b", std::vector<double>(30, 0.0));
+    params<linear<7, 9>, double> sum;
+    auto map = w.read("0.0.weight");
+    const auto more = w.read("2.1.weight");
+    for (std::size_t i = 0; i < 7; ++i) {
+        for (std::size_t o = 0; o < 5; ++o) map[i * 9 + 4 + o] += more[i * 5 + o];
+    }
+    sum.write("weight", map);
+    const auto x = normal_numbers<double>(49, 1);
+    tape<net, double> t;
+    tape<linear<7, 9>, double> u;
+    CHECK(distance(run_forward(w, x, rows, t), run_forward(sum, x, rows, u)) < 1e-13);
 }

@@ -405,7 +405,7 @@ TEMPLATE_TEST_CASE("lora: a sparse projection gives what the dense one gives", "
 TEMPLATE_TEST_CASE("lora: the choice of a sparse projection, with ties and NaN", "[layer][lora]", float,
                    double) {
     using T = TestType;
-    constexpr index_t in = 100, out = 37, tokens = 83;
+    constexpr index_t in = 100, out = 37, tokens = 323;
     using net = lora<linear<in, out>, sparse16, rank_gate::strongest<4>>;
     params<net, T> w(init::standard, 3);
     w.write("b", normal_numbers<T>(16 * out, 9));
@@ -436,6 +436,16 @@ TEMPLATE_TEST_CASE("lora: the choice of a sparse projection, with ties and NaN",
     }
     for (std::size_t r = 0; r < 16; ++r) CHECK(t.routing()[0].counts[r] == counts[r]);
     CHECK((t.routing()[0].gate(7, 0) == 1 && t.routing()[0].gate(tokens - 1, 3) == 1));
+
+    thread_pool three(3);
+    tape<net, T> shared_out(three);
+    params<net, T> g, h;
+    const auto dy = normal_numbers<T>(out * tokens, 2);
+    CHECK(run_forward(w, x, batch::equal(1, tokens), shared_out) == y);
+    const row_t *const one = t.routing()[0].chosen, *const more = shared_out.routing()[0].chosen;
+    CHECK(std::equal(one, one + 4 * tokens, more));
+    CHECK(run_backward(w, dy, t, g) == run_backward(w, dy, shared_out, h));
+    CHECK(g.read("b") == h.read("b"));
 
     x[9 * in + 50] = std::numeric_limits<T>::quiet_NaN();
     auto other = run_forward(w, x, batch::equal(1, tokens), t);

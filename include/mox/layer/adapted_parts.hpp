@@ -3,6 +3,7 @@
 // Adapters around the parts of a fused map: queries, keys and values of one product, gate and up columns of
 // another. The product stays one; each part has its own adapter, gate and router, or none.
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <tuple>
@@ -16,7 +17,8 @@
 namespace mox::inline MOX_ABI {
 
 /// The columns [First, First + Width) of what `Map` has written already, as the base of an adapter, which
-/// adds to them: as a layer it does nothing, and nothing comes back through it.
+/// adds to them: as a layer it does nothing, and nothing comes back through it. An adapter around it must run
+/// it first, with the y that it was given itself.
 template <class Map, index_t First, index_t Width>
 struct part_of_map {
     static constexpr std::string_view name = "part_of_map";
@@ -95,9 +97,10 @@ public:
         const arena_scope scope(*ctx.scratch);
         // The map comes last, as it was first, and writes dx: what comes back through the adapters waits.
         matrix_view<T> all, one;
-        if (ctx.input_gradient && last_adapter() > 0) {
-            all = ctx.temporary(dy.rows, in);
-            one = ctx.temporary(dy.rows, in);
+        if (ctx.input_gradient) {
+            constexpr auto adapters = std::count(adapts.begin(), adapts.end(), true);
+            if (adapters > 0) all = ctx.temporary(dy.rows, in);
+            if (adapters > 1) one = ctx.temporary(dy.rows, in);
         }
         for_each_index_reversed<sizeof...(Widths)>([&](auto i) {
             if constexpr (adapts[i]) {

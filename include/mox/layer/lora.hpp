@@ -187,8 +187,9 @@ private:
     // A sparse A whose ranks are chosen by keys that each look at one sum: the choice is made of the sums
     // where they are ready, and of them only the chosen ones are kept. Measured with 8 of 32 ranks, 512
     // tokens of 1024 columns: 0.96 of the time of the layer that writes z first.
-    static constexpr bool chooses_from_sums =
-        picks && sparse_down && !learns_weights && ranks <= kernel::detail::sparse_height && requires {
+    static constexpr bool chooses_from_sums = picks_backward && sparse_down && !learns_weights &&
+                                              !detail::gate_draws<Gate>() &&
+                                              ranks <= kernel::detail::sparse_height && requires {
         typename Gate::template key_of<float>;
     };
 

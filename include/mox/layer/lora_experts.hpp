@@ -15,11 +15,12 @@ namespace mox::inline MOX_ABI {
 ///   MoLA (arXiv 2402.08562)        lora_experts<Base, E, spec, route::uniform_linear_scorer,
 ///   route::top_k<2>,
 ///                                  balance::load<coefficient{1e-3}>>
-///   LoRAMoE (arXiv 2312.09979)     lora_experts<Base, E, spec, route::all, gate::softmax>
+///   LoRAMoE (arXiv 2312.09979)     lora_experts<Base, E, spec, route::uniform_linear_scorer, route::all,
+///                                  gate::softmax, balance::localised<>>
 ///   LLaVA-MoLE (arXiv 2401.16160)  lora_experts<Base, E, spec, route::top_k<1>, gate::one,
 ///   balance::counts<>>
 template <class Base, index_t E, adapter_spec Spec, class... Policies>
-using lora_experts = moe<experts<E, low_rank<Base::in, Base::out, Spec>>, Policies..., shared<frozen<Base>>>;
+using lora_experts = moe<experts<E, low_rank<Base::in, Base::out, Spec>>, shared<frozen<Base>>, Policies...>;
 
 /// Wraps the maps of a layer, each with experts and a router of its own: attention<spec, mask::causal,
 /// with_lora_experts<4, r8, route::top_k<2>>>.

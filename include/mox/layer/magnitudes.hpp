@@ -21,7 +21,8 @@ struct magnitudes {
                 .rows = experts,
                 .cols = Out,
                 .init = fill::ones,
-                .decays = false};
+                .decays = false,
+                .trained = !Spec.frozen};
     }
 
     /// experts x Out each; null without magnitudes.

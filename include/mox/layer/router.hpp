@@ -23,18 +23,18 @@ template <class P>
 consteval bool check_moe_policy() {
     static_assert(
         requires { typename P::policy; },
-        "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), gate, "
-        "null_experts, capacity, balance or shared policy");
+        "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), scorer, "
+        "gate, null_experts, capacity or balance policy, or mox::shared (in mox::moe only)");
     return true;
 }
 
-// Gates that a balance loss counts on.
+// A balance loss whose gradient is right with one gate only names it: counts_on.
 template <class Balance, class Gate>
 consteval bool check_balance() {
     if constexpr (requires { typename Balance::counts_on; })
         static_assert(std::is_same_v<typename Balance::counts_on, Gate>,
-                      "mox::balance::soft_load: its gradient is that of gates that are the probabilities "
-                      "themselves; give mox::gate::softmax too");
+                      "mox::moe: a balance loss counts on another gate (its counts_on): "
+                      "mox::balance::soft_load on mox::gate::softmax");
     return true;
 }
 

@@ -9,7 +9,8 @@ namespace mox::inline MOX_ABI::route {
 
 /// The host program chooses: all tokens of a sequence use the expert that the sequence's label names
 /// (batch::with_labels), as with experts trained on labelled tasks (the hard phase of LoRA-Mixer, arXiv
-/// 2507.00029). There is no router, so the weight of the expert is one (gate::one). Adapters of different
+/// 2507.00029). There is no router, and the weight of the expert is one with gate::one or without a gate
+/// (gate::softmax would make 1/E of it). Adapters of different
 /// ranks in one batch are mox::lora_pool. Throws mox::error when labels are missing or name no expert.
 struct by_label {
     using policy = selector_policy;

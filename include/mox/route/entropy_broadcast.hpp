@@ -100,9 +100,9 @@ namespace route {
 
 /// Undecided tokens (entropy above the threshold) use all experts. The others take experts in falling order
 /// of probability while the sum, the expert included, stays within TopP, and always the first Keep (DynMoLE,
-/// arXiv 2504.00661). A threshold of 1 or more never uses all; one of 0 does for every token that
-/// is not certain of one expert (its entropy is then zero, or a rounding below). With TopP = 1 the last
-/// expert is left out where rounding brings the sum above 1, as in the authors' code.
+/// arXiv 2504.00661). A threshold of 1 or more never uses all; one of 0 does for all but
+/// tokens within about 1e-5 of certainty, whose entropy is zero or less (the code adds 1e-5 to each p). With
+/// TopP = 1 the last expert is left out where rounding brings the sum above 1, as in the authors' code.
 template <class Entropy = entropy::tsallis<>, coefficient Threshold = coefficient{0.9},
           coefficient TopP = coefficient{0.75}, index_t Keep = 2>
 struct entropy_broadcast {

@@ -14,9 +14,10 @@
 //   teaches_activations          whether backward adds to dz
 //   draws                        true: forward takes one number of context::next_draw (leave out otherwise)
 //   constant_weights             true: all weights are one (leave out otherwise)
-//   key_of<T>                    with constant weights: the choice is the largest of keys that each look at
-//   one
-//                                activation, so that it can be made before z is written (leave out otherwise)
+//   key_of<T>                    with constant weights: the choice is the largest of key_of<T>{w[0]}(z,
+//   rank),
+//                                a simd::ordered of one activation each. The adapter may make it before z
+//                                is written, and not call forward (leave out otherwise)
 //   forward(ctx, w, x, z, chosen, g) -> state    chosen, g: tokens x slots; z is empty unless it is read
 //   backward(ctx, w, grads, x, z, state, chosen, g, dg, dz, dx)   adds to dz, and to dx unless it is empty
 
@@ -314,9 +315,9 @@ struct strongest {
 
 /// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
 /// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training
-/// weights of ranks with h below `Threshold` become 0, and those ranks cost nothing further; none do when it
-/// is 0. The gradient of h reaches all ranks through the norm, which is at least `Smallest` (the authors'
-/// language model has 1e-8).
+/// weights of ranks with h below `Threshold` become 0, and where few of many ranks are picked those cost
+/// nothing further; none do when it is 0. The gradient of h reaches all ranks through the norm, which is at
+/// least `Smallest` (the authors' language model has 1e-8).
 template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2},
           coefficient Smallest = coefficient{1e-12}>
 struct self_activated {

@@ -30,8 +30,8 @@ void visit_selection_bias(param_ref<L, T> w, std::span<const routing_record> rec
 
 /// Moves every selection bias of the network by the choices of the last training forward: experts or ranks
 /// that were chosen more often than the mean become less likely, without a loss and without a gradient. Call
-/// it once a step. Layers under mox::frozen keep theirs. Throws mox::error when the tape has run an inference
-/// since.
+/// it once a step. Layers under mox::frozen keep theirs. Throws mox::error when the last step of the tape
+/// was no training forward.
 template <class Net, class T>
 void update_selection_bias(params<Net, T>& weights, const tape<Net, T>& t) {
     check::that(t.trained(), "mox::update_selection_bias",
