@@ -149,9 +149,11 @@ using decided = mox::stack<
     mox::mixlora<32, 24, mox::activation::silu, 4, scaled_base, mox::route::top_k<2>>,
     mox::dora<mox::linear<32, 50>, plain4>>;
 
-// A router that needs the masks of the batch.
+// A router that needs the masks of the batch, and a loss that looks at its labels.
 using masked = mox::stack<mox::embedding<50, 32>,
                           mox::moe<mox::experts<4, mox::swiglu<32, 24>>, mox::route::masked_top_k<2>>,
+                          mox::lora_experts<mox::linear<32, 32>, 4, rank4, mox::route::all,
+                                            mox::gate::softmax, mox::balance::localised<>>,
                           mox::linear<32, 50>>;
 
 // Weights of fewer bits, and adapters on them.
@@ -176,6 +178,7 @@ long allocations_of_training(mox::executor_ref exec) {
     mox::adamw<Net> optimiser{{.rate = 1e-2}};
     mox::batch rows = mox::batch::ragged({17, 0, 1, 33, 13});
     rows.with_allowed_experts({1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 0}, 4);
+    rows.with_labels({0, 1, 1, 0, 1});
     // The routing changes from step to step; other ids in every step make sure of that.
     std::vector<std::vector<row_t>> ids, targets;
     for (std::uint64_t s = 0; s < 7; ++s) {
