@@ -13,6 +13,10 @@ using attn = mox::attention<heads, mox::mask::causal, A>;
 using dense = mox::stack<mox::linear<32, 64>, attn<mox::as_they_are>, mox::linear<64, 10>>;
 using tuned = mox::stack<mox::frozen<mox::linear<32, 64>>, attn<mox::with_lora<r8>>,
                          mox::lora<mox::linear<64, 10>, r8>>;
+// Each map of the attention in its own way: q, k, v, out.
+using on_q_and_v = mox::with_each<mox::with_lora<r8>, mox::as_frozen, mox::with_lora<r8>, mox::as_frozen>;
+using lightly_tuned =
+    mox::stack<mox::frozen<mox::linear<32, 64>>, attn<on_q_and_v>, mox::lora<mox::linear<64, 10>, r8>>;
 
 namespace {
 
@@ -77,6 +81,13 @@ int main() {
         static_cast<double>(loss_of(weights, second)),
         static_cast<long long>(mox::params<tuned>::trained_count()),
         static_cast<long long>(mox::params<tuned>::count()), mox::adamw<tuned>().bytes());
+
+    mox::params<lightly_tuned> light{mox::init::standard, 2};
+    mox::copy_matching(trained, light);
+    train(light, second, 150);
+    std::printf("on q and v:    loss %.3f on the second task, %lld parameters trained\n",
+                static_cast<double>(loss_of(light, second)),
+                static_cast<long long>(mox::params<lightly_tuned>::trained_count()));
 
     mox::params<dense> merged = trained;
     mox::merge(weights, merged);
