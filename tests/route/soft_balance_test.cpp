@@ -120,7 +120,9 @@ TEST_CASE("localised: labels say which experts a sequence belongs to", "[route][
         v.labels = {0, type};
         CHECK_THROWS_WITH(
             balance::localised<unit>::value(v.r),
-            Catch::Matchers::Contains("must be the types 0 or 1, but one is " + std::to_string(type)));
+            Catch::Matchers::Contains(
+                "mox::balance::localised: argument 'labels' must hold values from 0 to 1, got " +
+                std::to_string(type) + " at position 1"));
     }
 }
 

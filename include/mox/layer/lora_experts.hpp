@@ -13,8 +13,7 @@ namespace mox::inline MOX_ABI {
 /// A bank of low-rank experts around a frozen layer: y = base(x) + sum over the chosen experts e of
 /// g_te s x_t A_e' B_e. The policies are those of mox::moe.
 ///   MoLA (arXiv 2402.08562)        lora_experts<Base, E, spec, route::uniform_linear_scorer,
-///   route::top_k<2>,
-///                                  balance::load<coefficient{1e-3}>>
+///                                  route::top_k<2>, balance::load<coefficient{1e-3}>>
 ///   LoRAMoE (arXiv 2312.09979)     lora_experts<Base, E, spec, route::uniform_linear_scorer, route::all,
 ///                                  gate::softmax, balance::localised<>>
 ///   LLaVA-MoLE (arXiv 2401.16160)  lora_experts<Base, E, spec, route::top_k<1>, gate::one,

@@ -7,6 +7,7 @@
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/low_rank.hpp>
 #include <mox/route/plan.hpp>
+#include <mox/route/policy.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -163,9 +164,7 @@ private:
 
     template <class T>
     static route::plan<T> make_plan(context<T>& ctx, const record<T>& r, index_t tokens) {
-        check::that(ctx.rows.labels != nullptr || tokens == 0, "mox::lora_pool",
-                    "the batch must have labels, one per sequence; give them with batch::with_labels, "
-                    "or to decode with stream::with_label");
+        check::that(ctx.rows.labels != nullptr || tokens == 0, "mox::lora_pool", route::labels_wanted);
         row_t* chosen = ctx.kept->template take<row_t>(tokens);
         T* gate = ctx.kept->template take<T>(tokens);
         std::fill_n(gate, tokens, T(1));

@@ -3,6 +3,7 @@
 // Policies say what they are by a tag, so that layers take them in any order and refuse others by name.
 
 #include <cstdint>
+#include <string_view>
 #include <type_traits>
 
 #include <mox/core/coefficient.hpp>
@@ -12,6 +13,11 @@
 namespace mox::inline MOX_ABI {
 
 namespace route {
+
+/// What is said to a batch or stream without the labels that a layer needs.
+inline constexpr std::string_view labels_wanted =
+    "the batch must have labels, one per sequence; give them with batch::with_labels, or to decode with "
+    "stream::with_label";
 
 struct scorer_policy {};    ///< tokens -> logits (its own parameters)
 struct selector_policy {};  ///< logits -> chosen experts

@@ -14,8 +14,7 @@
 //   teaches_activations          whether backward adds to dz
 //   draws                        true: forward takes one number of context::next_draw (leave out otherwise)
 //   constant_weights             true: all weights are one (leave out otherwise)
-//   key_of<T>                    with constant weights: the choice is the largest of key_of<T>{w[0]}(z,
-//   rank),
+//   key_of<T>                    with constant weights: the choice is the largest key_of<T>{w[0]}(z, rank),
 //                                a simd::ordered of one activation each. The adapter may make it before z
 //                                is written, and not call forward (leave out otherwise)
 //   forward(ctx, w, x, z, chosen, g) -> state    chosen, g: tokens x slots; z is empty unless it is read

@@ -3,7 +3,6 @@
 // Auxiliary losses of soft mixtures of adapters.
 
 #include <cmath>
-#include <string>
 
 #include <mox/core/error.hpp>
 #include <mox/route/entropy_broadcast.hpp>
@@ -191,15 +190,8 @@ struct localised {
 
     template <class T>
     static T value(const route::router_view<T>& r) {
-        if constexpr (MOX_CHECK_LEVEL >= 1) {
-            for (index_t j = 0; r.sequence_labels && j < r.sequences; ++j) {
-                const row_t type = r.sequence_labels[j];
-                if (type != 0 && type != 1)
-                    check::fail("mox::balance::localised",
-                                "the labels of the batch must be the types 0 or 1, but one is " +
-                                    std::to_string(type));
-            }
-        }
+        if (r.sequence_labels)
+            check::ids("mox::balance::localised", "labels", r.sequence_labels, r.sequences, 2);
         const moments<T> m(r);
         return m.count < 2 ? T(0) : static_cast<T>(B.value) * m.variance / (m.mean * m.mean + T(1e-10));
     }

@@ -23,11 +23,6 @@ inline constexpr T weight_unit = std::is_same_v<T, float> ? T(std::numbers::log2
 
 namespace detail {
 
-template <index_t L>
-struct bits_of {
-    typedef std::uint32_t type __attribute__((vector_size(static_cast<std::size_t>(L) * 4)));
-};
-
 // 1.5 * 2^23: a sum with it is rounded to a whole number, which stands in its low bits.
 inline constexpr float rounder = 12582912.0f;
 
@@ -83,7 +78,7 @@ MOX_INLINE __m512 power_of_two(__m512 x, float unit) noexcept {
 template <class Arch>
 MOX_INLINE batch<float, Arch> weight(const batch<float, Arch>& x, float unit = 1.0f) noexcept {
     using values = batch<float, Arch>;
-    using bits = typename detail::bits_of<lanes<float, Arch>>::type;
+    using bits = typename detail::register_of<std::uint32_t, lanes<float, Arch>>::type;
     static_assert(sizeof(values) == sizeof(bits));
 #if defined(__AVX512F__)
     if constexpr (sizeof(values) == 64) return detail::power_of_two(x, unit);

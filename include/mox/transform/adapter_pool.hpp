@@ -14,10 +14,6 @@ inline constexpr bool is_pool = false;
 template <class Base, pool_spec Spec>
 inline constexpr bool is_pool<lora_pool<Base, Spec>> = true;
 
-inline std::string tensor_under(const std::string& path, std::string_view tensor) {
-    return path.empty() ? std::string(tensor) : path + "." + std::string(tensor);
-}
-
 // First rank of `wanted` neighbours that no adapter owns, or -1.
 inline index_t free_ranks(const std::vector<double>& first, const std::vector<double>& rank, index_t total,
                           index_t wanted) {
