@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include <mox/exec/thread_pool.hpp>
@@ -47,6 +49,15 @@ std::vector<T> run_forward(const mox::params<Net, T>& w, const std::vector<T>& x
                            mox::tape<Net, T>& tape) {
     return flat<T>(
         mox::forward<Net, T>(w, mox::matrix_view<const T>(x.data(), rows.rows(), Net::in), rows, tape));
+}
+
+/// A temporary x lives on until the tape's next run with one: backward reads it.
+template <class Net, class T>
+std::vector<T> run_forward(const mox::params<Net, T>& w, std::vector<T>&& x, const mox::batch& rows,
+                           mox::tape<Net, T>& tape) {
+    static std::map<const void*, std::vector<T>> kept;
+    const std::vector<T>& alive = kept[&tape] = std::move(x);
+    return run_forward(w, alive, rows, tape);
 }
 
 template <class Net, class T>
