@@ -35,6 +35,7 @@
 #include <mox/layer/mixlora.hpp>
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
+#include <mox/layer/observed.hpp>
 #include <mox/layer/packed.hpp>
 #include <mox/layer/packed_ffn.hpp>
 #include <mox/layer/pooled_load.hpp>
@@ -42,6 +43,7 @@
 #include <mox/layer/prelu.hpp>
 #include <mox/layer/sequence_gate.hpp>
 #include <mox/model/describe.hpp>
+#include <mox/model/input_statistics.hpp>
 #include <mox/model/params.hpp>
 #include <mox/model/run.hpp>
 #include <mox/model/stream.hpp>
@@ -60,11 +62,13 @@
 #include <mox/route/unscored.hpp>
 #include <mox/simd/resolve.hpp>
 #include <mox/train/adamw.hpp>
+#include <mox/train/adamw_values.hpp>
 #include <mox/train/block_schedule.hpp>
 #include <mox/train/clip.hpp>
 #include <mox/train/distill.hpp>
 #include <mox/train/galore.hpp>
 #include <mox/train/gradcheck.hpp>
+#include <mox/train/hidden_loss.hpp>
 #include <mox/train/loss.hpp>
 #include <mox/train/owlore.hpp>
 #include <mox/train/preservation.hpp>
@@ -77,6 +81,7 @@
 #include <mox/transform/append_task.hpp>
 #include <mox/transform/compeft.hpp>
 #include <mox/transform/dora.hpp>
+#include <mox/transform/expert_merger.hpp>
 #include <mox/transform/expert_merging.hpp>
 #include <mox/transform/merge.hpp>
 #include <mox/transform/quantize.hpp>

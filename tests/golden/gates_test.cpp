@@ -72,6 +72,7 @@ void check_stelocoder(double bound) {
 
     CHECK(distance(run_forward(weights, x, rows, tape), file.tensor("out.y").values) < bound);
     const auto p = file.tensor("out.gate").values;
+    CHECK(file.tensor("out.prob").values == p);
     REQUIRE(tape.routing().size() == 1);
     for (index_t t = 0; t < 15; ++t) {
         for (index_t e = 0; e < 5; ++e) {
@@ -199,14 +200,17 @@ TEST_CASE("golden: stelocoder", "[golden][lora]") {
     check_stelocoder<double>(exact);
     // Outputs up to 15: the distance is relative above 1.
     check_stelocoder<float>(rounded);
+    CHECK(mox_test::unread("stelocoder-train") == mox_test::nothing);
 }
 
 TEST_CASE("golden: mova's gate", "[golden]") {
     check_mova<double>(exact);
     check_mova<float>(rounded);
+    CHECK(mox_test::unread("mova-gate") == mox_test::nothing);
 }
 
 TEST_CASE("golden: dmoerm, third phase", "[golden]") {
     check_dmoerm<double>(exact);
     check_dmoerm<float>(rounded);
+    CHECK(mox_test::unread("dmoerm-phase3") == mox_test::nothing);
 }

@@ -1,5 +1,7 @@
 // Adapters with gates in rank space against the authors' code.
 
+#include <set>
+#include <string>
 #include <vector>
 
 #include <mox/mox.hpp>
@@ -12,8 +14,10 @@ using mox_test::adapter_case;
 using mox_test::distance;
 using mox_test::exact;
 using mox_test::golden;
+using mox_test::nothing;
 using mox_test::rounded;
 using mox_test::spec;
+using mox_test::unread;
 
 namespace {
 
@@ -31,17 +35,23 @@ void check_task(const std::string& name) {
 TEST_CASE("golden: lora", "[golden][lora]") {
     check_task<mox::lora<mox::linear<12, 9, mox::bias::with>, spec<4>(8)>>("lora-basic");
     check_task<adapter<11, 13, spec<1>(3)>>("lora-rank1");
+    // The base is frozen here, and merges are tests/transform/merge_test.cpp's.
+    const std::set<std::string> others{"grad.param.W", "grad.param.bias", "out.W_merged", "out.y_merged",
+                                       "out.W_unmerged"};
+    CHECK(unread("lora-basic", others) == nothing);
+    CHECK(unread("lora-rank1", others) == nothing);
 }
 
 namespace {
 
-// The gate of the cases, and the gradient that arrives at it: a gate of one's own in a few lines.
-std::vector<double> given_gate, gate_gradient;
+// The gate of the cases, what it sees, and the gradient that arrives at it: a gate of one's own in a few
+// lines.
+std::vector<double> given_gate, seen_activations, gate_gradient;
 struct given {
     using policy = mox::route::rank_gate_policy;
     [[maybe_unused]] static constexpr std::string_view name = "given";
     static constexpr bool routed = true, trains_down = true, scales_by_alpha = false;
-    static constexpr bool reads_activations = false, teaches_activations = false;
+    static constexpr bool reads_activations = true, teaches_activations = false;
     template <index_t Ranks>
     static constexpr index_t slots = Ranks;
     template <index_t In, index_t Ranks>
@@ -50,7 +60,10 @@ struct given {
 
     template <index_t Ranks, class T, class Context>
     static mox::matrix_view<T> forward(Context&, mox::tensor_list<const T>, mox::matrix_view<const T> x,
-                                       mox::matrix_view<const T>, mox::row_t* chosen, T* g) {
+                                       mox::matrix_view<const T> z, mox::row_t* chosen, T* g) {
+        seen_activations.clear();
+        for (index_t t = 0; t < z.rows; ++t)
+            seen_activations.insert(seen_activations.end(), z.row(t), z.row(t) + z.cols);
         for (index_t i = 0; i < x.rows * Ranks; ++i) {
             chosen[i] = static_cast<mox::row_t>(i % Ranks);
             g[i] = static_cast<T>(given_gate[static_cast<std::size_t>(i)]);
@@ -71,7 +84,9 @@ void check_given(const std::string& name) {
     given_gate = g.tensor("in.gate").values;
     CHECK(adapter_case<Net, double>(name).task_error() < exact);
     CHECK(distance(gate_gradient, g.tensor("grad.in.gate").values) < exact);
+    CHECK(distance(seen_activations, g.tensor("out.z").values) < exact);
     CHECK(adapter_case<Net, float>(name).task_error() < rounded);
+    CHECK(unread(name, {"grad.param.W", "grad.param.bias"}) == nothing);
 }
 
 }  // namespace
@@ -135,6 +150,7 @@ TEST_CASE("golden: lora with dropout is lora of the scaled rest of the input", "
     for (std::size_t i = 0; i < dx.size(); ++i)
         dx[i] = through[i] + (dx[i] - through[i]) * static_cast<double>(keep[i]) / 0.75;
     CHECK(distance(dx, r.file.tensor("grad.in.x").values) < exact);
+    CHECK(unread("lora-dropout") == nothing);
 }
 
 namespace {
@@ -145,6 +161,15 @@ void check_selecting(const std::string& name) {
     CHECK(r.task_error() < exact);
     CHECK(r.routing_error() < exact);
     if (r.file.has("out.select_bias_next")) CHECK(r.bias_error() < 1e-7);
+    if (r.file.has("out.delta")) {
+        // What the adapter adds to the base.
+        mox::params<typename Net::base_type, double> base;
+        mox::copy_matching(r.weights, base);
+        mox::tape<typename Net::base_type, double> t;
+        const auto y = mox_test::run_forward(base, r.x, r.rows, t);
+        for (std::size_t i = 0; i < y.size(); ++i) r.y[i] -= y[i];
+        CHECK(distance(r.y, r.file.tensor("out.delta").values) < exact);
+    }
     adapter_case<Net, float> f(name);
     CHECK(f.task_error() < rounded);
     CHECK(f.routing_error() < rounded);
@@ -165,6 +190,8 @@ TEST_CASE("golden: smora", "[golden][lora]") {
     CHECK(r.task_error() < exact);
     CHECK(r.routing_error() < exact);
     CHECK(distance(r.weights.read("select_bias"), r.file.tensor("out.select_bias_next").values) == 0.0);
+    for (const std::string name : {"smora-train", "smora-partition", "smora-ties"})
+        CHECK(unread(name) == nothing);
 }
 
 TEST_CASE("golden: flylora", "[golden][lora]") {
@@ -173,18 +200,49 @@ TEST_CASE("golden: flylora", "[golden][lora]") {
     check_selecting<adapter<12, 9, spec<8>(16), strongest<3>>>("flylora-abs");
     check_selecting<adapter<13, 8, spec<8>(8), strongest<2, key::value, hundredth>>>("flylora-signed");
     check_selecting<adapter<10, 7, spec<6>(12), strongest<2, key::value, hundredth>>>("flylora-dead");
+    for (const std::string name : {"flylora-abs", "flylora-signed", "flylora-dead"})
+        CHECK(unread(name) == nothing);
 }
+
+namespace {
+
+// Shows the normalised activations of a gate: they are its state.
+std::vector<double> normalised;
+template <class Gate>
+struct showing : Gate {
+    template <index_t Ranks, class T, class Context>
+    static mox::matrix_view<T> forward(Context& ctx, mox::tensor_list<const T> w, mox::matrix_view<const T> x,
+                                       mox::matrix_view<const T> z, mox::row_t* chosen, T* g) {
+        const auto h = Gate::template forward<Ranks, T>(ctx, w, x, z, chosen, g);
+        normalised.clear();
+        for (index_t t = 0; t < h.rows; ++t) normalised.insert(normalised.end(), h.row(t), h.row(t) + h.cols);
+        return h;
+    }
+};
+
+template <index_t In, index_t Out, mox::adapter_spec Spec, class Gate>
+void check_moram(const std::string& name) {
+    check_selecting<adapter<In, Out, Spec, Gate>>(name);
+    adapter_case<adapter<In, Out, Spec, showing<Gate>>, double> r(name);
+    r.forward();
+    CHECK(distance(normalised, r.file.tensor("out.score").values) < exact);
+    CHECK(unread(name) == nothing);
+}
+
+}  // namespace
 
 TEST_CASE("golden: moram", "[golden][lora]") {
     using mox::coefficient;
     using mox::rank_gate::self_activated;
-    using first = adapter<12, 9, spec<6>(0), self_activated<3, coefficient{0.3}>>;
-    using second = adapter<11, 8, spec<4>(0, 5), self_activated<3, coefficient{0.3}>>;
-    check_selecting<first>("moram-task1");
-    check_selecting<second>("moram-task2");
+    check_moram<12, 9, spec<6>(0), self_activated<3, coefficient{0.3}>>("moram-task1");
+    check_moram<11, 8, spec<4>(0, 5), self_activated<3, coefficient{0.3}>>("moram-task2");
     using infer = adapter<10, 8, spec<4>(0, 4), self_activated<4, coefficient{0.1}, coefficient{0.45}>>;
     adapter_case<infer, double> r("moram-infer");
     CHECK(distance(mox_test::run_infer(r.weights, r.x, r.rows, r.tape), r.file.tensor("out.y").values) <
           exact);
     CHECK(r.routing_error() < exact);
+    // Recorded with the gradients of evaluation, which a gate has that prunes in training.
+    check_moram<10, 8, spec<4>(0, 4),
+                self_activated<4, coefficient{0.1}, coefficient{0.45}, coefficient{1e-12},
+                               mox::rank_gate::pruning::always>>("moram-infer");
 }

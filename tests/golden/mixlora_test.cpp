@@ -1,5 +1,7 @@
 // Experts that share a frozen feed-forward network against the authors' code.
 
+#include <string>
+
 #include <mox/mox.hpp>
 
 #include "../support/adapter_case.hpp"
@@ -41,4 +43,6 @@ TEST_CASE("golden: mixlora", "[golden][lora]") {
     check<idles, float>("mixlora-idle", rounded);
     check<partials, double>("mixlora-partial", exact);
     check<partials, float>("mixlora-partial", rounded);
+    for (const std::string name : {"mixlora-basic", "mixlora-idle", "mixlora-partial"})
+        CHECK(mox_test::unread(name) == mox_test::nothing);
 }

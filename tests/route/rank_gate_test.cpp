@@ -150,6 +150,32 @@ TEST_CASE("self_activated: a token of zeros, few ranks, and a threshold nobody r
     CHECK(run_forward(v, x, rows, u) != run_forward(only, x, rows, s));
 }
 
+TEST_CASE("self_activated: pruning in training too, with the gradient of what was cut",
+          "[route][rank_gate]") {
+    using rank_gate::pruning;
+    using pruned = rank_gate::self_activated<3, coefficient{0.3}, coefficient{0.45}, coefficient{1e-12},
+                                             pruning::always>;
+    using later = rank_gate::self_activated<3, coefficient{0.3}, coefficient{0.45}>;
+    constexpr adapter_spec rank12{.rank = 12, .alpha = 9}, kept{.rank = 4, .kept_ranks = 3};
+    const auto rows = batch::ragged({6, 0, 5});
+    gradients<lora<base, rank6, pruned>>(rows);
+    gradients<lora<base, rank12, pruned>>(rows);
+    gradients<lora<base, kept, rank_gate::balanced<pruned, coefficient{0.5}>>>(rows);
+    using net = lora<base, rank12, pruned>;
+    using other = lora<base, rank12, later>;
+    const auto w = random_params<net, double>(4);
+    params<other, double> v;
+    copy_matching(w, v);
+    const auto x = normal_numbers<double>(77, 1);
+    tape<net, double> t;
+    tape<other, double> u;
+    const auto y = run_forward(w, x, rows, t);
+    CHECK(y == run_infer(w, x, rows, t));
+    CHECK(y == run_infer(v, x, rows, u));
+    CHECK(y != run_forward(v, x, rows, u));
+    CHECK(mox_test::same_for_threads<lora<linear<70, 90>, rank12, pruned>>(batch::ragged({300, 200})));
+}
+
 TEST_CASE("sigmoid_top_k: its earlier form is a softmax over the chosen, bias included",
           "[route][rank_gate]") {
     using net =

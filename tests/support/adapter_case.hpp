@@ -118,6 +118,14 @@ struct adapter_case {
         add_gradients("grad_" + loss + ".", worst);
         return worst;
     }
+    // The value alone, for losses that are recorded without gradients.
+    worst_difference loss_value(const std::string& loss) {
+        worst_difference worst;
+        forward(1);
+        worst.add("loss." + loss,
+                  distance(std::vector<T>{tape.aux_loss()}, file.tensor("loss." + loss).values));
+        return worst;
+    }
     // The weights of the last step, tokens x experts or ranks, and with_index which ones each token uses, as
     // sets.
     worst_difference routing_error(bool with_index = true) const {
@@ -133,7 +141,26 @@ struct adapter_case {
         for (const std::string key : {"out.gate", "out.weight"}) {
             if (file.has(key)) worst.add(key, distance(gate, file.tensor(key).values));
         }
-        if (!with_index || !file.has("route.index")) return worst;
+        if (file.has("route.count")) {
+            const auto expected = file.integers("route.count").values;
+            const std::vector<double> ours(r.counts, r.counts + r.experts);
+            worst.add("route.count", distance(ours, std::vector<double>(expected.begin(), expected.end())));
+        }
+        if (file.has("route.mask")) {
+            const auto expected = file.flags("route.mask").values;
+            std::vector<double> chosen(gate.size());
+            for (index_t i = 0; i < r.rows * r.slots; ++i) {
+                if (r.chosen[i] >= 0)
+                    chosen[static_cast<std::size_t>(i / r.slots * r.experts + r.chosen[i])] = 1;
+            }
+            worst.add("route.mask", distance(chosen, std::vector<double>(expected.begin(), expected.end())));
+        }
+        if (with_index && file.has("route.index")) worst.add("route.index", choice_error());
+        return worst;
+    }
+    // 0 when the tokens of the last step have chosen what the case records, as sets.
+    double choice_error() const {
+        const mox::routing_record& r = tape.routing()[0];
         const auto expected = file.integers("route.index").values;
         std::vector<index_t> ours, theirs;
         for (index_t i = 0; i < r.rows * r.slots; ++i) ours.push_back(r.chosen[i]);
@@ -144,8 +171,7 @@ struct adapter_case {
                 std::sort(theirs.begin() + t * r.slots, theirs.begin() + (t + 1) * r.slots);
             }
         }
-        worst.add("route.index", ours == theirs ? 0.0 : HUGE_VAL);
-        return worst;
+        return ours == theirs ? 0.0 : HUGE_VAL;
     }
     // The selection bias after the step.
     worst_difference bias_error() {

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -22,6 +24,12 @@ struct golden_tensor {
     std::vector<std::size_t> shape;
     std::vector<T> values;
 };
+
+/// The tensors of each case that this program has read.
+inline std::map<std::string, std::set<std::string>>& tensors_read() {
+    static std::map<std::string, std::set<std::string>> read;
+    return read;
+}
 
 /// A reference case: golden("ffn-swiglu").tensor("in.x").
 class golden {
@@ -45,6 +53,13 @@ public:
     }
     const nlohmann::json& config() const noexcept { return config_; }
     bool has(const std::string& key) const { return key != "__metadata__" && header_.contains(key); }
+    std::vector<std::string> keys() const {
+        std::vector<std::string> all;
+        for (const auto& item : header_.items()) {
+            if (has(item.key())) all.push_back(item.key());
+        }
+        return all;
+    }
 
 private:
     void parse(std::vector<char> bytes) {
@@ -80,6 +95,7 @@ private:
         if (from > to || to > data_.size()) fail(key + " lies outside the file");
         if (to - from != size * sizeof(T)) fail(key + " has another size than its shape");
         t.values.resize(size);
+        tensors_read()[name_].insert(key);
         if (size > 0) std::memcpy(t.values.data(), data_.data() + from, size * sizeof(T));
         return t;
     }
@@ -93,6 +109,18 @@ private:
     nlohmann::json config_;
     std::vector<char> data_;
 };
+
+/// What a case records and no test of this program has looked at, but for what is left out on purpose: ask at
+/// the end of the test that should have.
+inline std::vector<std::string> unread(const std::string& name,
+                                       const std::set<std::string>& on_purpose = {}) {
+    std::vector<std::string> left;
+    for (const std::string& key : golden(name).keys()) {
+        if (!tensors_read()[name].contains(key) && !on_purpose.contains(key)) left.push_back(key);
+    }
+    return left;
+}
+inline const std::vector<std::string> nothing;
 
 /// Matrices of the files are [.., out, in]; the library's are [.., in, out].
 inline std::vector<double> transposed(const golden_tensor<double>& t) {

@@ -2,9 +2,13 @@
 
 #include <cmath>
 #include <span>
+#include <string>
 #include <vector>
 
+#include <mox/mox.hpp>
+
 #include "../support/catch.hpp"
+#include "../support/layers.hpp"
 #include "../support/values.hpp"
 
 namespace {
@@ -134,4 +138,42 @@ TEST_CASE("the share of outliers does not change with the scale, and refuses wha
     REQUIRE(share() == 1.0 / 400);
     w(0, 0) = NAN;
     REQUIRE_THROWS_WITH(share(), Contains("mox::outlier_share: argument 'maps' must hold finite numbers"));
+}
+
+TEST_CASE("the shares of outliers of a network's blocks, from what reaches their maps", "[train][owlore]") {
+    using namespace mox;
+    constexpr attention_spec heads{.width = 8, .heads = 2};
+    using block = stack<residual<rms_norm<8>, attention<heads, mask::causal, as_observed<>>>,
+                        residual<adapted_ffn<8, 6, activation::silu, as_observed<>>>>;
+    using net = stack<observed<linear<6, 8>>, repeat<3, block>, linear<8, 5>>;
+    auto w = mox_test::random_params<net, double>(1);
+    // One huge weight in the second block.
+    auto down = w.read("1.1.1.0.down.0.weight");
+    down[5] = 500;
+    w.write("1.1.1.0.down.0.weight", down);
+    input_statistics<net, activation_norms> inputs;
+    tape<net, double> t;
+    t.observe(inputs);
+    mox_test::run_infer(w, mox_test::normal_numbers<double>(54, 1), batch::ragged({4, 5}), t);
+    const auto shares = outlier_shares(w, inputs);
+    REQUIRE(shares.size() == 3);
+    CHECK(shares[1] == Approx(1.0 / (8 * 24 + 8 * 8 + 8 * 12 + 6 * 8)));
+    CHECK(owlore_probabilities(owlore_mode::owl, shares).size() == 3);
+
+    // All of them by hand, for a smaller multiple.
+    for (std::size_t b = 0; b < 3; ++b) {
+        std::vector<std::vector<double>> weights, norms;
+        for (const std::string map : {"0.1.qkv", "0.1.out", "1.0.gate_up", "1.0.down"}) {
+            const std::string path = "1." + std::to_string(b) + "." + map;
+            weights.push_back(w.read(path + ".0.weight"));
+            norms.push_back(inputs.at(path).norms());
+        }
+        std::vector<weighed_map<double>> maps;
+        for (std::size_t m = 0; m < 4; ++m) maps.push_back({weights[m], norms[m]});
+        CHECK(outlier_shares(w, inputs, 1.5)[b] ==
+              outlier_share(std::span<const weighed_map<double>>(maps), 1.5));
+    }
+    using dark = stack<observed<linear<6, 8>>, repeat<2, linear<8, 8>>>;
+    CHECK_THROWS_WITH(outlier_shares(params<dark, double>(), input_statistics<dark, activation_norms>()),
+                      Contains("block 0 shows no mox::linear"));
 }

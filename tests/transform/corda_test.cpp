@@ -159,3 +159,78 @@ TEST_CASE("corda: bad input is refused", "[transform][corda]") {
     // Fewer tokens than inputs: the damping makes it invertible.
     CHECK(corda(weight, 5, 4, 2, c, corda_mode::instruction).a.size() == 10);
 }
+
+namespace {
+
+constexpr attention_spec heads{.width = 8, .heads = 2};
+template <class A>
+using layers = stack<linear<6, 8>, repeat<2, residual<rms_norm<8>, attention<heads, mask::causal, A>>>,
+                     residual<adapted_ffn<8, 6, activation::silu, A>>, linear<8, 5>>;
+using watched = layers<as_observed<>>;
+constexpr adapter_spec rank4{.rank = 4, .alpha = 8};
+
+}  // namespace
+
+TEST_CASE("corda: all adapters of a network from what reaches their maps", "[transform][corda]") {
+    using adapted = layers<with_lora<rank4>>;
+    const auto trained = mox_test::random_params<watched, double>(1);
+    params<adapted, double> w(init::standard, 2);
+    copy_matching(trained, w);
+    const auto rows = batch::ragged({7, 5, 9});
+    const auto x = normal_numbers<double>(21 * 6, 1);
+    tape<watched, double> t;
+    tape<adapted, double> u;
+    input_statistics<watched, corda_covariance> inputs;
+    t.observe(inputs);
+    const auto y = mox_test::run_infer(trained, x, rows, t);
+    mox_test::run_infer(trained, normal_numbers<double>(21 * 6, 2), rows, t);
+    CHECK(inputs.at("1.0.1.qkv").samples() == 2);
+
+    // Two maps in each of three layers; the same function. One of them by itself is the same start.
+    params<adapted, double> one = w;
+    const std::vector<double> before(w.flat().begin(), w.flat().end());
+    CHECK(corda_initialise(w, inputs, corda_mode::instruction) == 6);
+    CHECK(std::vector<double>(w.flat().begin(), w.flat().end()) != before);
+    CHECK(distance(mox_test::run_infer(w, x, rows, u), y) < 1e-10);
+    using map = lora<linear<8, 24>, rank4>;
+    corda_initialise<map>(one, "1.1.1.qkv", inputs.at("1.1.1.qkv"), corda_mode::instruction);
+    for (const std::string tensor : {"a", "b", "0.0.weight"})
+        CHECK(one.read("1.1.1.qkv." + tensor) == w.read("1.1.1.qkv." + tensor));
+    for (const auto& e : inputs.entries()) {
+        double size = 0;
+        for (const double b : w.read(e.place + ".b")) size += std::abs(b);
+        CHECK(size > 0.1);
+    }
+    // Once more would lose them: nothing changes.
+    const std::vector<double> started(w.flat().begin(), w.flat().end());
+    CHECK_THROWS_WITH(corda_initialise(w, inputs, corda_mode::instruction), Contains("must be zero"));
+    CHECK(std::vector<double>(w.flat().begin(), w.flat().end()) == started);
+}
+
+TEST_CASE("corda: adapters that can be started among others, observed where they are", "[transform][corda]") {
+    using picky = with_lora<rank4, rank_gate::sigmoid_top_k<2>>;
+    using net =
+        stack<attention<heads, mask::causal, as_observed<with_lora<rank4>>>,
+              attention<heads, mask::causal, as_observed<picky>>,
+              attention<heads, mask::causal,
+                        as_observed<with_each<with_lora<rank4>, as_frozen, as_frozen, with_lora<rank4>>>>,
+              attention<heads, mask::causal, with_lora<rank4>>>;
+    params<net, double> w(init::standard, 2);
+    input_statistics<net, corda_covariance> inputs;
+    CHECK_THROWS_WITH(corda_initialise(w, inputs, corda_mode::knowledge),
+                      Contains("'inputs' must hold at least one sample"));
+    tape<net, double> t;
+    t.observe(inputs);
+    const auto x = normal_numbers<double>(80, 1);
+    const auto y = mox_test::run_infer(w, x, batch::equal(1, 10), t);
+    // Both maps of the first layer and the last map of the third.
+    CHECK(corda_initialise(w, inputs, corda_mode::knowledge) == 3);
+    CHECK(distance(mox_test::run_infer(w, x, batch::equal(1, 10), t), y) < 1e-10);
+    for (const double b : w.read("3.out.b")) CHECK(b == 0);
+
+    using none = stack<observed<linear<8, 8>>, lora<linear<8, 5>, rank4>>;
+    params<none, double> v(init::standard, 2);
+    CHECK_THROWS_WITH(
+        (corda_initialise(v, input_statistics<none, corda_covariance>(), corda_mode::knowledge)),
+        Contains("observe the maps that mox::lora is around"));
+}

@@ -11,6 +11,7 @@
 #include <mox/exec/executor.hpp>
 #include <mox/kernel/rotary.hpp>
 #include <mox/layer/blocks.hpp>
+#include <mox/layer/observer.hpp>
 #include <mox/layer/parameter.hpp>
 #include <mox/layer/sequences.hpp>
 #include <mox/layer/signal.hpp>
@@ -123,6 +124,16 @@ constexpr index_t draw_count() noexcept {
     return n;
 }
 
+/// How many layers in L are under mox::observed, repetitions counted.
+template <class L>
+constexpr index_t observed_count() noexcept {
+    index_t n = 0;
+    if constexpr (requires { L::is_observed; }) n += 1;
+    for_each_index<children_of<L>::size>(
+        [&](auto i) { n += repetitions<L>() * observed_count<typename children_of<L>::template at<i>>(); });
+    return n;
+}
+
 /// Cosines and sines of rotary positions, shared by all layers with the same head size and base.
 template <class T>
 class rotary_cache {
@@ -177,6 +188,8 @@ struct context {
     std::uint64_t seed = 0;      ///< of random routing
     std::uint64_t step = 0;      ///< training step, counted by the tape; 0 in evaluation
     index_t next_draw = 0;       ///< layers that have drawn so far, so that each has a stream of its own
+    observer_ref<T> observer;    ///< who sees the inputs of observed layers
+    index_t next_observed = 0;   ///< observed layers that have run so far
     double progress = 1;         ///< of training, 0 to 1, for schedules
     T aux_loss = 0;              ///< auxiliary losses of this step, scaled
     T aux_scale = 1;             ///< factor on all auxiliary losses and their gradients

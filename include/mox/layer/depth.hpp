@@ -182,9 +182,10 @@ struct depth {
 
         kernel::copy_rows<T>(ctx.exec, x, y);
         if (kept == 0 && !ctx.saving()) {
-            // The layers behind must find their own states and streams.
+            // The layers behind must find their own states, streams and numbers.
             ctx.next_state += ctx.decoding() ? state_count<Block>() : 0;
             ctx.next_draw += draw_count<Block>();
+            ctx.next_observed += observed_count<Block>();
             return;
         }
         const matrix_view<T> inner_x = ctx.activation(kept, in);

@@ -312,13 +312,19 @@ struct strongest {
                          matrix_view<T>, matrix_view<T>) {}
 };
 
+/// When ranks whose activation is small lose their weight.
+enum class pruning {
+    in_evaluation,  ///< as the authors do
+    always,         ///< in training too
+};
+
 /// Every rank is a key and a value, and its own activation is its score (MoRA, later MoRAM, arXiv
-/// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training
-/// weights of ranks with h below `Threshold` become 0, and where few of many ranks are picked those cost
-/// nothing further; none do when it is 0. The gradient of h reaches all ranks through the norm, which is at
-/// least `Smallest` (the authors' language model has 1e-8).
+/// 2506.21035): h = z / |z|, S = the K largest h, g = softmax over S of h / Temperature. Outside training, or
+/// always, weights of ranks with h below `Threshold` become 0, and where few of many ranks are picked those
+/// cost nothing further; none do when it is 0. The gradient of h reaches all ranks through the norm, which is
+/// at least `Smallest` (the authors' language model has 1e-8).
 template <index_t K, coefficient Temperature = coefficient{0.01}, coefficient Threshold = coefficient{0.2},
-          coefficient Smallest = coefficient{1e-12}>
+          coefficient Smallest = coefficient{1e-12}, pruning Prunes = pruning::in_evaluation>
 struct self_activated {
     static_assert(K > 0, "mox::rank_gate::self_activated: k must be positive");
     static_assert(Smallest.value > 0, "mox::rank_gate::self_activated: the smallest norm must be positive");
@@ -343,7 +349,7 @@ struct self_activated {
                                   matrix_view<const T> z, row_t* chosen, T* g) {
         constexpr index_t k = slots<Ranks>;
         const matrix_view<T> h = ctx.activation(z.rows, Ranks);
-        const bool prune = !ctx.training() && Threshold.value > 0;
+        const bool prune = Threshold.value > 0 && (prunes_in_training || !ctx.training());
         parallel_ranges(ctx.exec, z.rows, 64, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 const T length = std::max(norm(z, t), smallest<T>);
@@ -355,15 +361,9 @@ struct self_activated {
             for (index_t t = begin; t < end; ++t) {
                 const row_t* pick = chosen + t * k;
                 T* weight = g + t * k;
-                const T largest = h(t, pick[0]);
-                T sum = 0;
-                for (index_t j = 0; j < k; ++j) {
-                    weight[j] = std::exp((h(t, pick[j]) - largest) / temperature<T>);
-                    sum += weight[j];
-                }
-                for (index_t j = 0; j < k; ++j) {
-                    const bool cut = prune && !(h(t, pick[j]) >= static_cast<T>(Threshold.value));
-                    weight[j] = cut ? T(0) : weight[j] / sum;
+                softmax_of_chosen(h.row(t), pick, k, weight);
+                for (index_t j = 0; prune && j < k; ++j) {
+                    if (falls_short(h(t, pick[j]))) weight[j] = 0;
                 }
             }
         });
@@ -380,8 +380,16 @@ struct self_activated {
                 const row_t* pick = chosen + t * k;
                 T mean = 0, along = 0;
                 for (index_t j = 0; j < k; ++j) mean += g[t * k + j] * dg[t * k + j];
+                // What was cut has no gradient of its weight, but had its part in the sum of the softmax.
+                const T* weight = g + t * k;
+                std::array<T, prunes_in_training ? k : 0> whole;
+                if constexpr (prunes_in_training) {
+                    softmax_of_chosen(h.row(t), pick, k, whole.data());
+                    weight = whole.data();
+                }
                 const auto dh = [&](index_t j) {
-                    return g[t * k + j] * (dg[t * k + j] - mean) / temperature<T>;
+                    const bool cut = prunes_in_training && falls_short(h(t, pick[j]));
+                    return weight[j] * ((cut ? T(0) : dg[t * k + j]) - mean) / temperature<T>;
                 };
                 for (index_t j = 0; j < k; ++j) along += h(t, pick[j]) * dh(j);
                 const T length = norm(z, t);
@@ -397,6 +405,23 @@ struct self_activated {
     }
 
 private:
+    static constexpr bool prunes_in_training = Prunes == pruning::always && Threshold.value > 0;
+
+    template <class T>
+    static bool falls_short(T h) {
+        return !(h >= static_cast<T>(Threshold.value));
+    }
+    // The first choice has the largest h.
+    template <class T>
+    static void softmax_of_chosen(const T* h, const row_t* pick, index_t k, T* weight) {
+        T sum = 0;
+        for (index_t j = 0; j < k; ++j) {
+            weight[j] = std::exp((h[pick[j]] - h[pick[0]]) / temperature<T>);
+            sum += weight[j];
+        }
+        for (index_t j = 0; j < k; ++j) weight[j] /= sum;
+    }
+
     template <class T>
     static constexpr T temperature = static_cast<T>(Temperature.value);
     template <class T>

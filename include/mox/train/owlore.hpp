@@ -10,6 +10,7 @@
 
 #include <mox/core/error.hpp>
 #include <mox/core/view.hpp>
+#include <mox/model/input_statistics.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -131,6 +132,39 @@ double outlier_share(std::span<const weighed_map<T>> maps, double multiple = 13)
     index_t outliers = 0;
     for_each([&](double size) { outliers += size > threshold ? 1 : 0; });
     return static_cast<double>(outliers) / static_cast<double>(count);
+}
+
+/// outlier_share of every block of Net (mox::trainable_mask), of its maps under mox::observed, given what
+/// reached them: the scores of owlore_probabilities. Throws mox::error when a block shows no map.
+template <class Net, class T>
+std::vector<double> outlier_shares(const params<Net, T>& weights,
+                                   const input_statistics<Net, activation_norms>& inputs,
+                                   double multiple = 13) {
+    struct observed_map {
+        index_t offset;
+        std::vector<T> weights;
+        std::vector<double> norms;
+    };
+    std::vector<observed_map> maps;
+    for (const tensor_info& t : params<Net, T>::tensors()) {
+        for (const auto& e : inputs.entries()) {
+            if (t.spec.trained && t.path == e.path + ".0.weight")
+                maps.push_back({t.offset, weights.read(t), e.inputs.norms()});
+        }
+    }
+    std::vector<double> shares;
+    for_each_block<Net, T>([&](index_t begin, index_t end) {
+        std::vector<weighed_map<T>> of_block;
+        for (const observed_map& m : maps) {
+            if (m.offset >= begin && m.offset < end) of_block.push_back({m.weights, m.norms});
+        }
+        if (of_block.empty()) {
+            check::fail("mox::outlier_shares", "block " + std::to_string(shares.size()) +
+                                                   " shows no mox::linear; wrap its maps in mox::observed");
+        }
+        shares.push_back(outlier_share<T>(of_block, multiple));
+    });
+    return shares;
 }
 
 }  // namespace mox::inline MOX_ABI

@@ -13,7 +13,7 @@
 
 #include <mox/core/error.hpp>
 #include <mox/layer/dora.hpp>
-#include <mox/model/params.hpp>
+#include <mox/model/input_statistics.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -109,14 +109,10 @@ corda_start corda(std::span<const T> weight, index_t in, index_t out, index_t ra
     return start;
 }
 
-/// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
-/// the place of the base; kept ranks stay. The function stays the same up to rounding. Throws mox::error when
-/// the adapter is not zero (started already, or trained); nothing is changed then. The adapter is then not
-/// zero: what it learns is its factors' product minus the one at the start (mox::sum_adapters makes a plain
-/// adapter of that).
-template <class Layer, class Net, class T>
-void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
-                      corda_mode mode, double damping = 0.01) {
+namespace detail {
+
+template <class Layer>
+consteval bool check_corda() {
     constexpr bool is_lora = requires { Layer::kept; };
     static_assert(is_lora, "mox::corda_initialise: the layer must be a mox::lora, whose factors take over a "
                            "part of its base");
@@ -125,21 +121,102 @@ void corda_initialise(params<Net, T>& weights, const std::string& path, const co
             !Layer::gate_type::routed,
             "mox::corda_initialise: the gate must be mox::rank_gate::all; one that leaves ranks out "
             "would take away a part of the base");
-        static_assert(detail::is_plain_linear<typename Layer::base_type>,
+        static_assert(is_plain_linear<typename Layer::base_type>,
                       "mox::corda_initialise: the adapter must be around a mox::linear with weights of full "
                       "precision, from which it takes its start");
     }
+    return true;
+}
+
+// Whether a layer is an adapter that CorDA can start.
+template <class Layer>
+constexpr bool takes_corda() {
+    if constexpr (requires {
+                      typename Layer::gate_type;
+                      Layer::kept;
+                  }) {
+        return !Layer::gate_type::routed && is_plain_linear<typename Layer::base_type>;
+    } else {
+        return false;
+    }
+}
+
+// A start of the adapter at a path, not yet written.
+struct corda_plan {
+    std::string prefix;
+    corda_start start;
+
+    template <class Net, class T>
+    void write(params<Net, T>& weights) const {
+        const auto put = [&](const std::string& tensor, const std::vector<double>& v) {
+            weights.write(prefix + tensor, std::vector<T>(v.begin(), v.end()));
+        };
+        put("a", start.a);
+        put("b", start.b);
+        put("0.0.weight", start.residual);
+    }
+};
+
+template <class Layer, class Net, class T>
+corda_plan plan_corda(const params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
+                      corda_mode mode, double damping) {
     const std::string prefix = path.empty() ? "" : path + ".";
     const std::vector<T> base = weights.read(prefix + "0.0.weight"), up = weights.read(prefix + "b");
     check::that(std::all_of(up.begin(), up.end(), [](T v) { return v == T(0); }), "mox::corda_initialise",
                 "tensor '" + prefix +
                     "b' must be zero, but it is not: the adapter has been started or "
                     "trained already, and what it holds would be lost");
-    const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,
-                                inputs, mode, Layer::scale, damping);
-    weights.write(prefix + "a", std::vector<T>(s.a.begin(), s.a.end()));
-    weights.write(prefix + "b", std::vector<T>(s.b.begin(), s.b.end()));
-    weights.write(prefix + "0.0.weight", std::vector<T>(s.residual.begin(), s.residual.end()));
+    return {prefix, corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept, inputs,
+                          mode, Layer::scale, damping)};
+}
+
+}  // namespace detail
+
+/// Starts the adapter at `path` (of a mox::lora around a mox::linear): its factors, and the frozen rest in
+/// the place of the base; kept ranks stay. The function stays the same up to rounding. Throws mox::error when
+/// the adapter is not zero (started already, or trained); nothing is changed then. The adapter is then not
+/// zero: what it learns is its factors' product minus the one at the start (mox::sum_adapters makes a plain
+/// adapter of that).
+template <class Layer, class Net, class T>
+void corda_initialise(params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
+                      corda_mode mode, double damping = 0.01) {
+    static_assert(detail::check_corda<Layer>());
+    detail::plan_corda<Layer>(weights, path, inputs, mode, damping).write(weights);
+}
+
+/// Starts every adapter of a network whose map was observed, in this network or in another one with the same
+/// map at the same place (names as in mox::copy_matching), and returns how many. Each pass that was observed
+/// is one sample:
+///
+///     using watched = attention<heads, mask::causal, as_observed<>>;              // the trained network
+///     using adapted = attention<heads, mask::causal, with_lora<r8>>;
+///     mox::input_statistics<watched, mox::corda_covariance> inputs;
+///     tape.observe(inputs);
+///     for (const auto& sample : samples) mox::infer<watched>(trained, sample, tape);
+///     mox::copy_matching(trained, weights);
+///     mox::corda_initialise(weights, inputs, mox::corda_mode::knowledge);
+///
+/// Adapters without observed inputs, with a gate, or around packed maps or parts of maps stay as they are.
+/// Throws mox::error when none is left, or when one is not zero; nothing is changed then.
+template <class Net, class T, class Observed>
+index_t corda_initialise(params<Net, T>& weights, const input_statistics<Observed, corda_covariance>& inputs,
+                         corda_mode mode, double damping = 0.01) {
+    std::vector<detail::corda_plan> plans;
+    detail::visit_layers<Net>([&](auto layer, const std::string& path, const std::string& place, bool) {
+        using L = typename decltype(layer)::type;
+        if constexpr (detail::takes_corda<L>()) {
+            for (const auto& e : inputs.entries()) {
+                if (e.place != place) continue;
+                plans.push_back(detail::plan_corda<L>(weights, path, e.inputs, mode, damping));
+                return;
+            }
+        }
+    });
+    check::that(!plans.empty(), "mox::corda_initialise",
+                "argument 'inputs' must hold those of a map that has an adapter, but there is none: observe "
+                "the maps that mox::lora is around");
+    for (const detail::corda_plan& p : plans) p.write(weights);
+    return static_cast<index_t>(plans.size());
 }
 
 }  // namespace mox::inline MOX_ABI

@@ -12,6 +12,7 @@
 #include <mox/layer/lora.hpp>
 #include <mox/layer/lora_pool.hpp>
 #include <mox/layer/moe.hpp>
+#include <mox/layer/observed.hpp>
 #include <mox/model/transfer.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -124,6 +125,10 @@ struct rewrite_weights<lora_pool<Base, Spec>, F> {
 template <class F, class L>
 struct rewrite_weights<frozen<L>, F> {
     using type = frozen<with_weights<L, F>>;
+};
+template <class F, class L>
+struct rewrite_weights<observed<L>, F> {
+    using type = observed<with_weights<L, F>>;
 };
 template <class F, class Block, class... Policies>
 struct rewrite_weights<depth<Block, Policies...>, F> {
