@@ -71,6 +71,30 @@ void check_ffn(const std::string& name, double bound) {
     CHECK(distance(flat<T>(inferred), g.tensor("out.y").values) < bound);
 }
 
+// The hidden activations: what reaches the second map.
+template <mox::index_t D, mox::index_t H, class Act, bool Gated>
+void check_hidden(const std::string& name) {
+    using net = mox::adapted_ffn<D, H, Act, mox::as_observed<>, Gated>;
+    const golden g(name);
+    mox::params<net, double> weights;
+    weights.write(Gated ? "gate_up.0.weight" : "up.0.weight",
+                  Gated ? mox_test::gate_and_up(g.tensor("param.gate"), g.tensor("param.up"))
+                        : mox_test::transposed(g.tensor("param.up")));
+    weights.write("down.0.weight", mox_test::transposed(g.tensor("param.down")));
+    const auto x = g.tensor("in.x");
+    std::vector<double> hidden;
+    const auto look = [&](const mox::observation<double>& seen) {
+        if (seen.index == 1) hidden = flat<double>(seen.x);
+    };
+    mox::tape<net, double> tape;
+    tape.observe(look);
+    mox::infer<net, double>(
+        weights, mox::matrix_view<const double>(x.values.data(), static_cast<mox::index_t>(x.shape[0]), D),
+        tape);
+    CHECK(distance(hidden, g.tensor("out.h").values) < 1e-12);
+    CHECK(mox_test::unread(name) == mox_test::nothing);
+}
+
 // Sums of up to 13 products of numbers near 1: some 30 roundings of 6e-8.
 constexpr double float_bound = 4e-6;
 
@@ -79,16 +103,19 @@ constexpr double float_bound = 4e-6;
 TEST_CASE("golden: swiglu", "[golden][ffn]") {
     check_ffn<mox::swiglu<12, 10>, double>("ffn-swiglu", 1e-12);
     check_ffn<mox::swiglu<12, 10>, float>("ffn-swiglu", float_bound);
+    check_hidden<12, 10, mox::activation::silu, true>("ffn-swiglu");
 }
 
 TEST_CASE("golden: geglu", "[golden][ffn]") {
     check_ffn<mox::gated_ffn<6, 9, mox::activation::gelu>, double>("ffn-geglu", 1e-12);
     check_ffn<mox::gated_ffn<6, 9, mox::activation::gelu>, float>("ffn-geglu", float_bound);
+    check_hidden<6, 9, mox::activation::gelu, true>("ffn-geglu");
 }
 
 TEST_CASE("golden: relu, with a token of zeros", "[golden][ffn]") {
     check_ffn<mox::mlp<9, 13, mox::activation::relu>, double>("ffn-relu", 1e-12);
     check_ffn<mox::mlp<9, 13, mox::activation::relu>, float>("ffn-relu", float_bound);
+    check_hidden<9, 13, mox::activation::relu, false>("ffn-relu");
 }
 
 TEST_CASE("golden reader refuses damaged files", "[golden]") {

@@ -107,6 +107,8 @@ void check_start(const corda_covariance& c) {
 TEST_CASE("golden: corda", "[golden][transform]") {
     check_case<lora<linear<7, 9>, rank3>>("corda-ipm", corda_mode::instruction);
     check_case<lora<linear<10, 8>, rank2>>("corda-kpm", corda_mode::knowledge);
+    CHECK(mox_test::unread("corda-ipm") == mox_test::nothing);
+    CHECK(mox_test::unread("corda-kpm") == mox_test::nothing);
 }
 
 TEST_CASE("corda: any scale keeps the function, and all components are the weight", "[transform][corda]") {

@@ -102,6 +102,8 @@ TEST_CASE("golden: expert merging of a network", "[golden][transform]") {
     check_case<double, 6, 5>("expertmerging-chunk", {.start = 0.3, .chunks = 4}, 1, 1e-12);
     check_case<float, 8, 7>("expertmerging-layer", {.start = 0.1}, 2, 3e-5);
     check_case<float, 6, 5>("expertmerging-chunk", {.start = 0.3, .chunks = 4}, 1, 3e-5);
+    CHECK(mox_test::unread("expertmerging-layer") == mox_test::nothing);
+    CHECK(mox_test::unread("expertmerging-chunk") == mox_test::nothing);
 }
 
 TEST_CASE("expert_merger: from the base to an expert, linearly; vectors and embeddings stay",
