@@ -112,8 +112,8 @@ constexpr mox::mixlora_spec shared_base{.adapter = {.rank = 4}},
     scaled_base{.adapter = rank4, .magnitudes = true, .biases = true};
 using adapted = mox::stack<
     mox::frozen<mox::embedding<50, 32>>,
-    mox::residual<mox::frozen<mox::rms_norm<32>>,
-                  mox::attention<heads, mox::mask::causal, mox::with_lora<rank4>>>,
+    mox::observed<mox::residual<mox::frozen<mox::rms_norm<32>>,
+                                mox::attention<heads, mox::mask::causal, mox::with_lora<rank4>>>>,
     mox::residual<mox::attention<
         heads, mox::mask::causal,
         mox::with_each<mox::with_lora<rank4>, mox::as_frozen,
@@ -300,6 +300,36 @@ TEST_CASE("training steps allocate nothing after two of them", "[allocation]") {
         REQUIRE(allocations_of_training<decided>(pool) == 0);
         REQUIRE(allocations_of_training<masked>(pool) == 0);
     }
+}
+
+TEST_CASE("a loss on hidden states allocates nothing after two steps", "[allocation]") {
+    using seen =
+        mox::stack<mox::embedding<64, 8>, mox::repeat<3, mox::observed<mox::residual<mox::linear<8, 8>>>>,
+                   mox::observed<mox::linear<8, 64>>>;
+    const mox::params<seen> teacher{mox::init::standard, 1}, weights{mox::init::standard, 2};
+    mox::params<seen> grads;
+    mox::tape<seen> tape, other;
+    mox::hidden_loss<float> hidden(0.1);
+    tape.observe(hidden);
+    other.observe(hidden);
+    const auto ids = some_ids(20, 1);
+    float sum = 0;
+    const auto step = [&] {
+        hidden.teach();
+        (void)mox::infer<seen>(teacher, ids, other);
+        hidden.learn();
+        (void)mox::forward<seen>(weights, ids, tape);
+        sum += hidden.value();
+        const auto dy = tape.output_grad();
+        for (mox::index_t i = 0; i < dy.rows; ++i) std::fill_n(dy.row(i), dy.cols, 0.0f);
+        mox::backward<seen>(weights, tape, grads);
+    };
+    step();
+    step();
+    count_allocations counter;
+    for (int s = 0; s < 5; ++s) step();
+    REQUIRE(counter.stop() == 0);
+    REQUIRE(sum > 0);
 }
 
 TEST_CASE("drawing blocks and training only those allocates nothing after two steps", "[allocation]") {

@@ -9,4 +9,6 @@ using adapted = mox::lora<mox::linear<16, 24>, four>;
 using adapted = mox::dora<mox::linear<16, 24>, four>;
 #endif
 
-auto* const start = &mox::corda_initialise<adapted, adapted, float>;
+void start(mox::params<adapted>& weights, const mox::corda_covariance& inputs) {
+    mox::corda_initialise<adapted>(weights, "", inputs, mox::corda_mode::knowledge);
+}

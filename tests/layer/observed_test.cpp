@@ -29,6 +29,7 @@ using network = stack<linear<6, 16, bias::with>,
                       repeat<2, stack<residual<rms_norm<16>, attention<heads, mask::causal, A>>,
                                       O<residual<rms_norm<16>, moe<experts<3, swiglu<16, 9>>, route::top_k<2>,
                                                                    shared<O<swiglu<16, 4>>>>>>>>,
+                      adapted_mlp<16, 3, activation::gelu, A, bias::with>,
                       depth<O<adapted_ffn<16, 7, activation::silu, A>>, route::learned, keep_permille<500>>,
                       O<lora<O<linear<16, 5, bias::with>>, rank3>>>;
 using plain = network<as_is, as_they_are>;
@@ -70,14 +71,16 @@ TEST_CASE("observed: output, gradients and names are those without", "[layer][ob
               std::vector<double>(g.flat().begin(), g.flat().end()));
         CHECK(run_infer(v, x, rows, u) == run_infer(w, x, rows, t));
     }
-    // Two repetitions of qkv, out, block, shared; depth's block and its two maps; the adapter and its map.
-    CHECK(observed_count<shown>() == 2 * 4 + 3 + 2);
+    // Two repetitions of qkv, out, block, shared; up, down; depth's block and its two maps; the adapter and
+    // its map.
+    CHECK(observed_count<shown>() == 2 * 4 + 2 + 3 + 2);
+    CHECK(params<shown>::trained_count() == params<plain>::trained_count());
     CHECK(observed_count<plain>() == 0);
-    CHECK(all.index.size() == 2 * 13);
-    for (std::size_t i = 0; i < all.index.size(); ++i) CHECK(all.index[i] == static_cast<index_t>(i % 13));
+    CHECK(all.index.size() == 2 * 15);
+    for (std::size_t i = 0; i < all.index.size(); ++i) CHECK(all.index[i] == static_cast<index_t>(i % 15));
     u.stop_observing();
     run_forward(v, x, rows, u);
-    CHECK(all.index.size() == 2 * 13);
+    CHECK(all.index.size() == 2 * 15);
     CHECK(gradcheck<shown>({}, rows).passed);
     CHECK(mox_test::nothing_from_no_token<shown>());
     CHECK(mox_test::same_for_threads<shown>(batch::ragged({70, 30})));
@@ -198,4 +201,140 @@ TEST_CASE("observed: around other adapters, with fewer bits, while decoding", "[
     CHECK(observed_count<parts>() == 2);
     using small = with_weights<observed<linear<16, 5>>, weight::int8<>>;
     static_assert(std::is_same_v<small, observed<linear<16, 5, bias::none, false, weight::int8<>>>>);
+}
+
+namespace {
+
+constexpr adapter_spec rank2{.rank = 2};
+using pool = lora_pool<observed<linear<16, 16>>, pool_spec{.adapters = 2, .ranks = 4}>;
+// Everything that runs layers inside, each time with another type under mox::observed.
+using everything =
+    stack<frozen<stack<observed<linear<6, 16>>, observed<rms_norm<16>>>>,
+          residual<observed<layer_norm<16>>, observed<linear<16, 3>>, observed<linear<3, 16>>>,
+          repeat<2, stack<observed<swiglu<16, 2>>, observed<swiglu<16, 3>>>>,
+          moe<experts<2, swiglu<16, 5>>, route::top_k<1>, shared<observed<swiglu<16, 6>>>,
+              shared<observed<swiglu<16, 7>>>>,
+          attention<heads, mask::causal,
+                    with_each<as_observed<with_lora<rank2>>, as_frozen, with_lora<rank3>,
+                              as_observed<with_lora<rank2>>>>,
+          adapted_mlp<16, 9, activation::gelu, as_observed<>, bias::with>, dora<linear<16, 16>, rank2>,
+          lora_experts<observed<linear<16, 16, bias::with>>, 2, rank2, route::top_k<1>>,
+          lora<observed<linear<16, 16, bias::with>>, rank3, rank_gate::strongest<2>>, pool,
+          early_exit<exit_by<route::learned, keep_permille<600>>, observed<residual<swiglu<16, 10>>>,
+                     observed<residual<swiglu<16, 11>>>>,
+          observed<linear<16, 5>>>;
+
+// Statistics of another network are refused, so this checks the order.
+struct forgets {
+    explicit forgets(index_t) {}
+    template <class T>
+    void add(matrix_view<const T>) {}
+};
+
+}  // namespace
+
+TEST_CASE("observed: the order of the network, in everything that runs layers", "[layer][observed]") {
+    const auto labelled = [] {
+        auto b = batch::ragged({5, 0, 4});
+        b.with_labels({0, 1, 1});
+        return b;
+    }();
+    auto w = random_params<everything, double>(4, 0.3);
+    for (const auto& info : params<everything, double>::tensors()) {
+        if (info.path.ends_with(".first")) w.write(info, std::vector<double>{0, 2});
+        if (info.path.ends_with(".rank")) w.write(info, std::vector<double>{2, 2});
+    }
+    input_statistics<everything, forgets> inputs;
+    CHECK(static_cast<index_t>(inputs.entries().size()) == observed_count<everything>());
+    tape<everything, double> t;
+    params<everything, double> g;
+    keeps all;
+    const auto x = normal_numbers<double>(54, 1), dy = normal_numbers<double>(45, 2);
+    for (int pass = 0; pass < 2; ++pass) {
+        t.observe(inputs);
+        run_forward(w, x, labelled, t);
+        run_backward(w, dy, t, g);
+        run_infer(w, x, labelled, t);
+        t.observe(all);
+        run_forward(w, x, labelled, t);
+    }
+    CHECK(static_cast<index_t>(all.index.size()) == 2 * observed_count<everything>());
+}
+
+TEST_CASE("observed: backward shows what needs a gradient, to whom forward was shown", "[layer][observed]") {
+    struct counts {
+        std::vector<index_t> forward, back;
+        void operator()(const observation<double>& seen) { forward.push_back(seen.index); }
+        void backward(const observation<double>& seen, matrix_view<double> dx) {
+            CHECK(dx.rows == seen.x.rows);
+            CHECK(dx.cols == seen.x.cols);
+            back.push_back(seen.index);
+        }
+    };
+    using net = stack<frozen<observed<linear<6, 16>>>, observed<linear<16, 16>>,
+                      repeat<2, observed<residual<linear<16, 16>>>>>;
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(54, 1), dy = normal_numbers<double>(9 * 16, 2);
+    tape<net, double> t;
+    params<net, double> g;
+    counts first, second;
+    const auto forward = [&] {
+        first.back.clear();
+        run_forward(w, x, rows, t);
+        const auto to = t.output_grad();
+        for (index_t i = 0; i < 9; ++i) std::copy_n(dy.data() + i * 16, 16, to.row(i));
+    };
+    t.observe(first);
+    forward();
+    t.observe(second);
+    mox::backward<net, double>(w, t, g);
+    CHECK(first.forward == std::vector<index_t>{0, 1, 2, 3});
+    CHECK(first.back == std::vector<index_t>{3, 2});
+    CHECK(second.back.empty());
+    // With the gradient of the input all of them.
+    t.observe(first);
+    forward();
+    run_backward(w, dy, t, g);
+    CHECK(first.back == std::vector<index_t>{3, 2, 1, 0});
+    // A block that this step does not train passes the gradient on.
+    trainable_mask<net, double> mask;
+    mask.only(std::vector<index_t>{0});
+    forward();
+    mox::backward<net, double>(w, t, g, mask);
+    CHECK(first.back == std::vector<index_t>{3, 2});
+    forward();
+    t.stop_observing();
+    run_backward(w, dy, t, g);
+    CHECK(first.back.empty());
+}
+
+TEST_CASE("observed: a loss on inner inputs under a mask and over two steps", "[layer][observed]") {
+    using net = stack<linear<6, 16>, repeat<2, observed<residual<swiglu<16, 4>>>>>;
+    const auto w = random_params<net, double>(4);
+    const auto x = normal_numbers<double>(54, 1);
+    tape<net, double> t;
+    params<net, double> g, twice, masked;
+    squares loss;
+    t.observe(loss);
+    const std::vector<double> none(9 * 16, 0.0);
+    const auto forward = [&] {
+        run_forward(w, x, rows, t);
+        const auto to = t.output_grad();
+        for (index_t i = 0; i < 9; ++i) std::fill_n(to.row(i), 16, 0.0);
+    };
+    forward();
+    mox::backward<net, double>(w, t, g);
+    for (int i = 0; i < 2; ++i) {
+        forward();
+        mox::backward_accumulate<net, double>(w, t, twice);
+    }
+    std::vector<double> half(twice.flat().begin(), twice.flat().end());
+    for (double& v : half) v /= 2;
+    CHECK(distance(half, std::vector<double>(g.flat().begin(), g.flat().end())) < 1e-14);
+    trainable_mask<net, double> mask;
+    mask.only({});
+    forward();
+    mox::backward<net, double>(w, t, masked, mask);
+    CHECK(masked.read("0.weight") == g.read("0.weight"));
+    for (const double v : masked.read("1.0.0.0.gate_up")) CHECK(v == 0);
 }

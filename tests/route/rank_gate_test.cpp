@@ -174,6 +174,19 @@ TEST_CASE("self_activated: pruning in training too, with the gradient of what wa
     CHECK(y == run_infer(v, x, rows, u));
     CHECK(y != run_forward(v, x, rows, u));
     CHECK(mox_test::same_for_threads<lora<linear<70, 90>, rank12, pruned>>(batch::ragged({300, 200})));
+    // A threshold nobody reaches: the base, and nothing to learn.
+    using unreached = lora<base, rank12,
+                           rank_gate::self_activated<3, coefficient{0.3}, coefficient{1.5},
+                                                     coefficient{1e-12}, pruning::always>>;
+    params<unreached, double> z, gradient;
+    copy_matching(w, z);
+    params<base, double> only;
+    copy_matching(w, only);
+    tape<unreached, double> s;
+    tape<base, double> plain;
+    CHECK(run_forward(z, x, rows, s) == run_forward(only, x, rows, plain));
+    mox_test::run_backward(z, normal_numbers<double>(99, 2), s, gradient);
+    for (const double value : gradient.flat()) CHECK(value == 0);
 }
 
 TEST_CASE("sigmoid_top_k: its earlier form is a softmax over the chosen, bias included",

@@ -76,6 +76,9 @@ TEST_CASE("hidden_loss: value and gradient against differences", "[train][hidden
         // What comes after the last observed input has no part in it.
         CHECK((gradient[i] == 0) == (info.path == "2.0.weight"));
     }
+    const double before = value();
+    hidden.set_weight(0.6);
+    CHECK(value() == Approx(2 * before));
     // The teacher itself has none.
     hidden.learn();
     run_forward(teacher, x, rows, t);
@@ -89,17 +92,38 @@ TEST_CASE("hidden_loss: bad input is refused, no rows are nothing", "[train][hid
     tape<net, double> t;
     t.observe(hidden);
     const auto x = normal_numbers<double>(42, 1);
+    params<net, double> g;
     hidden.learn();
-    CHECK_THROWS_WITH(run_forward(w, x, rows, t), Contains("the teacher has shown fewer layers"));
+    CHECK_THROWS_WITH(run_forward(w, x, rows, t), Contains("must show the same layers"));
     hidden.teach();
     run_infer(w, x, rows, t);
     hidden.learn();
     CHECK_THROWS_WITH(run_forward(w, normal_numbers<double>(12, 1), batch::equal(1, 2), t),
                       Contains("argument 'target' must have 2 rows"));
+    // Backward belongs to the pass that learned.
+    hidden.learn();
+    run_forward(w, x, rows, t);
+    hidden.teach();
+    CHECK_THROWS_WITH(run_backward(w, std::vector<double>(35, 0.0), t, g),
+                      Contains("backward must follow the pass that learned"));
+    // Two passes are one too many, and a teacher with more layers is another network.
+    hidden.teach();
+    run_infer(w, x, rows, t);
+    hidden.learn();
+    run_forward(w, x, rows, t);
+    run_forward(w, x, rows, t);
+    CHECK_THROWS_WITH(hidden.value(), Contains("learn() before each pass"));
+    using less = stack<linear<6, 8, bias::with>, observed<residual<swiglu<8, 4>>>>;
+    tape<less, double> few;
+    few.observe(hidden);
+    hidden.learn();
+    run_forward(random_params<less, double>(2), x, rows, few);
+    CHECK_THROWS_WITH(hidden.value(), Contains("must show the same layers"));
+
+    hidden.set_weight(2);
     hidden.teach();
     run_infer(w, {}, batch::ragged({0}), t);
     hidden.learn();
-    params<net, double> g;
     run_forward(w, {}, batch::ragged({0}), t);
     CHECK(hidden.value() == 0);
     run_backward(w, {}, t, g);

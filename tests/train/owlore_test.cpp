@@ -176,4 +176,11 @@ TEST_CASE("the shares of outliers of a network's blocks, from what reaches their
     using dark = stack<observed<linear<6, 8>>, repeat<2, linear<8, 8>>>;
     CHECK_THROWS_WITH(outlier_shares(params<dark, double>(), input_statistics<dark, activation_norms>()),
                       Contains("block 0 shows no mox::linear"));
+    // Nothing seen, no outlier; an adapter's map is frozen and no part of a block.
+    CHECK(outlier_shares(w, input_statistics<net, activation_norms>()) == std::vector<double>(3, 0.0));
+    constexpr adapter_spec rank2{.rank = 2};
+    using adapted = repeat<2, observed<lora<linear<8, 8>, rank2>>>;
+    CHECK_THROWS_WITH(outlier_shares(params<adapted, double>(init::standard, 1),
+                                     input_statistics<adapted, activation_norms>()),
+                      Contains("block 0 shows no mox::linear"));
 }

@@ -234,5 +234,28 @@ TEST_CASE("corda: adapters that can be started among others, observed where they
     params<none, double> v(init::standard, 2);
     CHECK_THROWS_WITH(
         (corda_initialise(v, input_statistics<none, corda_covariance>(), corda_mode::knowledge)),
-        Contains("observe the maps that mox::lora is around"));
+        Contains("observe the map in the network without adapters, or mox::lora from outside"));
+    // Who cannot be started is named.
+    constexpr adapter_spec rank7{.rank = 7};
+    using narrow = stack<observed<lora<linear<8, 5>, rank7>>, dora<linear<5, 5>, rank4>>;
+    params<narrow, double> u(init::standard, 2);
+    input_statistics<narrow, corda_covariance> seen;
+    tape<narrow, double> s;
+    s.observe(seen);
+    mox_test::run_infer(u, x, batch::equal(1, 10), s);
+    CHECK_THROWS_WITH(corda_initialise(u, seen, corda_mode::knowledge),
+                      Contains("the adapter '0.0' cannot be started") && Contains("'rank' must lie between"));
+}
+
+TEST_CASE("corda: the adapter inside one with magnitudes", "[transform][corda]") {
+    using net = stack<linear<6, 8>, observed<dora<linear<8, 5>, rank4>>>;
+    params<net, double> w(init::standard, 2);
+    start_dora(w);
+    input_statistics<net, corda_covariance> inputs;
+    tape<net, double> t;
+    t.observe(inputs);
+    const auto x = normal_numbers<double>(60, 1);
+    const auto y = mox_test::run_infer(w, x, batch::equal(1, 10), t);
+    CHECK(corda_initialise(w, inputs, corda_mode::instruction) == 1);
+    CHECK(distance(mox_test::run_infer(w, x, batch::equal(1, 10), t), y) < 1e-10);
 }

@@ -92,7 +92,8 @@ constexpr attention_spec heads{.width = 8, .heads = 2};
 using net = stack<embedding<11, 8>,
                   repeat<2, stack<residual<rms_norm<8>, attention<heads>>,
                                   residual<moe<experts<3, swiglu<8, 5>>, route::top_k<2>>>>>,
-                  linear<8, 11, bias::with>>;
+                  moe<experts<2, mlp<8, 3, activation::gelu, bias::with>>, route::top_k<1>>,
+                  adapted_mlp<8, 4, activation::relu, as_observed<>, bias::with>, linear<8, 11, bias::with>>;
 const std::vector<row_t> ids{3, 1, 4, 1, 5, 9, 2, 6};
 
 }  // namespace
@@ -112,14 +113,14 @@ TEST_CASE("expert_merger: from the base to an expert, linearly; vectors and embe
                b = random_params<net, double>(3);
     params<net, double> merged;
     const auto at = [&](double lambda) {
-        expert_merger<net, double>(base, {{&a}}, {.start = lambda}).merge(merged);
+        expert_merger<net, double>(base, {&a}, {.start = lambda}).merge(merged);
         return merged;
     };
     const auto nearly_base = at(1e-15), nearly_a = at(1 - 1e-15), middle = at(0.5), quarter = at(0.25);
     index_t changed = 0;
     for (const auto& t : params<net, double>::tensors()) {
         INFO(t.path);
-        const bool stays = t.path == "0.table" || t.spec.form == storage::vector;
+        const bool stays = t.path == "0.table" || t.path.ends_with("gain") || t.path.ends_with("bias");
         CHECK(distance(nearly_base.read(t), base.read(t)) < 1e-13);
         CHECK(distance(nearly_a.read(t), (stays ? base : a).read(t)) < 1e-13);
         auto mean = nearly_base.read(t);
@@ -127,12 +128,12 @@ TEST_CASE("expert_merger: from the base to an expert, linearly; vectors and embe
         CHECK(distance(quarter.read(t), mean) < 1e-13);
         changed += stays ? 0 : 1;
     }
-    // Two blocks of qkv, out, router, gate_up and down, and the head.
-    CHECK(changed == 11);
-    expert_merger<net, double> merger(base, {{&a, &b}}, {.fixed = {"2.weight"}});
-    CHECK(merger.raw().size() == 2 * 10);
+    // Two blocks of qkv, out, router, gate_up and down; router, up and down; up and down; the head.
+    CHECK(changed == 16);
+    expert_merger<net, double> merger(base, {&a, &b}, {.fixed = {"4.weight"}});
+    CHECK(merger.raw().size() == 2 * 15);
     merger.merge(merged);
-    CHECK(merged.read("2.weight") == base.read("2.weight"));
+    CHECK(merged.read("4.weight") == base.read("4.weight"));
     CHECK(merger.coefficient("1.0.0.1.qkv", 1) == Approx(0.1));
 }
 
@@ -144,7 +145,7 @@ TEST_CASE("expert_merger: chunks follow outputs, so the parts of fused maps have
         if (t.path.ends_with("qkv")) return index_t{3};
         return t.path.ends_with("gate_up") ? index_t{6} : index_t{0};
     };
-    expert_merger<net, double> merger(base, {{&a}}, options);
+    expert_merger<net, double> merger(base, {&a}, options);
     CHECK(merger.raw().size() == 2 * (3 + 6));
     // Keys and values of the first block stay nearly the base's; all of the queries are the expert's.
     merger.raw()[0] = 40;
@@ -173,14 +174,14 @@ TEST_CASE("expert_merger: chunks follow outputs, so the parts of fused maps have
         }
     }
     // Without chunks: fixed at the start.
-    CHECK(merger.coefficient("2.weight", 0) == 0.1);
+    CHECK(merger.coefficient("4.weight", 0) == 0.1);
 }
 
 TEST_CASE("expert_merger: the gradient of the coefficients against differences",
           "[transform][expert_merging]") {
     const auto base = random_params<net, double>(1, 0.3), a = random_params<net, double>(2, 0.3),
                b = random_params<net, double>(3, 0.3);
-    expert_merger<net, double> merger(base, {{&a, &b}}, {.start = 0.4, .chunks = 3});
+    expert_merger<net, double> merger(base, {&a, &b}, {.start = 0.4, .chunks = 3});
     for (std::size_t i = 0; i < merger.raw().size(); ++i)
         merger.raw()[i] += 0.3 * normal_numbers<double>(1, i)[0];
     params<net, double> student, grads;
@@ -219,7 +220,7 @@ TEST_CASE("expert_merger: learning the coefficients lowers the loss", "[transfor
     const auto expert = [&](std::uint64_t seed) {
         params<net, float> e = base;
         for (const auto& t : params<net, float>::tensors()) {
-            if (t.path == "0.table" || t.spec.form == storage::vector) continue;
+            if (t.path == "0.table" || t.path.ends_with("gain") || t.path.ends_with("bias")) continue;
             auto values = base.read(t);
             const auto more = normal_numbers<float>(t.spec.logical_size(),
                                                     seed + 100 * static_cast<std::uint64_t>(t.offset), 0.2);
@@ -229,7 +230,7 @@ TEST_CASE("expert_merger: learning the coefficients lowers the loss", "[transfor
         return e;
     };
     const auto a = expert(2), b = expert(3);
-    expert_merger<net> merger(base, {{&a, &b}});
+    expert_merger<net> merger(base, {&a, &b});
     params<net> student, grads;
     tape<net> t, u;
     adamw_values<float> adam({.rate = 0.2, .decay = 1e-5});
@@ -253,7 +254,7 @@ TEST_CASE("expert_merger: learning the coefficients lowers the loss", "[transfor
     // The teacher's share grows.
     float sum = 0;
     for (const auto& info : params<net, float>::tensors()) {
-        if (info.path == "0.table" || info.spec.form == storage::vector) continue;
+        if (info.path == "0.table" || info.path.ends_with("gain") || info.path.ends_with("bias")) continue;
         sum += merger.coefficient(info.path, 0) - merger.coefficient(info.path, 1);
     }
     CHECK(sum > 1);
@@ -264,21 +265,23 @@ TEST_CASE("expert_merger: bad input is refused", "[transform][expert_merging]") 
     using merger = expert_merger<one, double>;
     const auto base = random_params<one, double>(1);
     CHECK_THROWS_WITH(merger(base, {}), Contains("'experts' must hold at least one network"));
-    CHECK_THROWS_WITH(merger(base, {{&base}}, {.start = 1}), Contains("'start' must lie in (0, 1)"));
-    CHECK_THROWS_WITH(merger(base, {{&base}}, {.chunks = -1}), Contains("'chunks' must not be negative"));
-    CHECK_THROWS_WITH(merger(base, {{&base}}, {.fixed = {"weight", "head"}}), Contains("there is no 'head'"));
-    const merger all(base, {{&base}});
+    CHECK_THROWS_WITH(merger(base, {&base}, {.start = 1}), Contains("'start' must lie in (0, 1)"));
+    CHECK_THROWS_WITH(merger(base, {&base}, {.chunks = -1}), Contains("'chunks' must not be negative"));
+    CHECK_THROWS_WITH(merger(base, {&base}, {.fixed = {"weight", "head"}}), Contains("but 'head' is none"));
+    CHECK_THROWS_WITH(merger(base, {&base}, {.fixed = {"bias"}}), Contains("but 'bias' is none"));
+    CHECK_THROWS_WITH(merger(base, {&base, nullptr}), Contains("no null pointer"));
+    const merger all(base, {&base});
     CHECK_THROWS_WITH(all.coefficient("bias", 0), Contains("tensor 'bias' is not merged"));
     CHECK_THROWS_WITH(all.coefficient("weight", 1), Contains("below the numbers of experts and chunks"));
     // Everything fixed: nothing to learn.
-    merger none(base, {{&base}}, {.fixed = {"weight"}});
+    merger none(base, {&base}, {.fixed = {"weight"}});
     CHECK(none.raw().empty());
     CHECK(none.penalty(1) == 0);
     params<one, double> to;
     none.merge(to);
     CHECK(to.read("weight") == base.read("weight"));
-    using adapted = lora<linear<3, 2>, adapter_spec{.rank = 1}>;
-    const params<adapted, double> gradients;
-    CHECK_THROWS_WITH((expert_merger<adapted, double>(gradients, {{&gradients}})),
+    using part = stack<frozen<linear<3, 2>>, linear<2, 2>>;
+    const params<part, double> gradients;
+    CHECK_THROWS_WITH((expert_merger<part, double>(gradients, {&gradients})),
                       Contains("must hold the frozen tensors too"));
 }

@@ -170,3 +170,23 @@ TEST_CASE("golden: merged and unmerged lora", "[golden][transform]") {
     unmerge(r.weights, plain);
     CHECK(distance(plain.read("weight"), mox_test::transposed(r.file.tensor("out.W_unmerged"))) < 1e-13);
 }
+
+TEST_CASE("merge: a choice of all ranks, and adapters that are observed", "[transform][lora]") {
+    using plain = stack<linear<6, 16>, attend<as_they_are>>;
+    using whole =
+        stack<lora<linear<6, 16>, rank3, rank_gate::strongest<3>>, attend<as_observed<with_lora<rank3>>>>;
+    const auto w = mox_test::random_params<whole, double>(4, 0.3);
+    params<plain, double> merged;
+    copy_matching(w, merged);
+    const auto before = merged;
+    CHECK(merge(w, merged) == 3);
+    const auto rows = batch::ragged({4, 0, 7});
+    const auto x = normal_numbers<double>(66, 1);
+    tape<plain, double> t;
+    tape<whole, double> u;
+    const auto y = run_forward(w, x, rows, u);
+    CHECK(distance(run_forward(merged, x, rows, t), y) < 1e-12);
+    CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
+    CHECK(unmerge(w, merged) == 3);
+    CHECK(std::equal(merged.flat().begin(), merged.flat().end(), before.flat().begin()));
+}

@@ -3,6 +3,8 @@
 // How the linear maps inside a layer are wrapped. Layers that have such maps take one of these types; the
 // adapters themselves are in layer/lora.hpp and layer/lora_experts.hpp.
 
+#include <type_traits>
+
 #include <mox/core/config.hpp>
 
 namespace mox::inline MOX_ABI {
@@ -12,6 +14,11 @@ struct as_they_are {
     template <class L>
     using around = L;
 };
+
+/// Whether the maps that `Adapter` wraps are trained like everything else. Wrappers that change nothing say
+/// so.
+template <class Adapter>
+inline constexpr bool trains_maps = std::is_same_v<Adapter, as_they_are>;
 
 namespace detail {
 

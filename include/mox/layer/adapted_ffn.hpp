@@ -35,7 +35,7 @@ struct adapted_ffn {
                                  .cols = width,
                                  .init = fill::zeros,
                                  .decays = false,
-                                 .trained = std::is_same_v<Adapter, as_they_are>};
+                                 .trained = trains_maps<Adapter>};
             };
             return std::array{of("up_bias", H), of("down_bias", D)};
         } else {

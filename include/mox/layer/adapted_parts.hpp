@@ -64,7 +64,7 @@ private:
 
 public:
     using children = decltype(children_with(std::index_sequence_for<Adapters...>{}));
-    static_assert(!(std::is_same_v<Adapters, as_they_are> || ...),
+    static_assert(!(trains_maps<Adapters> || ...),
                   "mox::with_each: the map is frozen, so a part of it cannot be trained by itself; "
                   "mox::as_frozen leaves a part without an adapter");
 

@@ -19,7 +19,9 @@
 // forward writes all of y; x stays valid until backward and may be saved as a view, y may not. It ends with
 // one ctx.save(record), after those of its children; backward begins with the matching ctx.restore.
 // backward writes all gradients of the layer (adds to them when ctx.accumulate), also for no rows, and
-// overwrites dx unless ctx.input_gradient is false (then dx is empty). Layers hold no state of their own.
+// overwrites dx unless ctx.input_gradient is false (then dx is empty). Layers hold no state of their own. One
+// that does not run its children in a pass adds state_count (when decoding), draw_count and observed_count of
+// them to ctx.next_state, next_draw and next_observed, as mox::depth does.
 
 #include <concepts>
 

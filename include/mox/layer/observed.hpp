@@ -6,12 +6,12 @@
 namespace mox::inline MOX_ABI {
 
 /// L as it is, and what reaches it can be seen: tape::observe names who is told. Costs nothing when nobody
-/// looks. Its parameters keep the names that they have without it (model/transfer.hpp).
+/// looks. mox::copy_matching takes its parameters for those of L.
 template <class L>
 struct observed {
-    static_assert(check_layer<L>());
     static_assert(!detail::takes_ids<L>(),
-                  "mox::observed: token ids are seen by whoever gives them; observe the layer behind");
+                  "mox::observed: whoever gives token ids has seen them; observe the layer behind");
+    static_assert(check_layer<L>());
 
     using children = leaves<L>;
 
@@ -40,8 +40,10 @@ struct observed {
     }
 };
 
-/// Shows the inputs of the maps of a layer, which `Adapter` may wrap besides: attention<spec, mask,
-/// as_observed<>>, attention<spec, mask, as_observed<with_lora<r8>>>. Of a fused map it is one input.
+/// Shows the inputs of the maps of a layer, which `Adapter` may wrap besides:
+///     attention<spec, mask, as_observed<>>
+///     attention<spec, mask, as_observed<with_lora<r8>>>
+/// A fused map has one input, whatever its parts are wrapped in.
 template <class Adapter = as_they_are>
 struct as_observed {
     template <class L>
@@ -49,5 +51,8 @@ struct as_observed {
     template <class L, index_t... Widths>
     using around_parts = observed<typename detail::around_fused<Adapter, L, Widths...>::type>;
 };
+
+template <class Adapter>
+inline constexpr bool trains_maps<as_observed<Adapter>> = trains_maps<Adapter>;
 
 }  // namespace mox::inline MOX_ABI

@@ -36,6 +36,11 @@ public:
             back_ = [](void* self, const observation<T>& seen, matrix_view<T> dx) {
                 static_cast<O*>(self)->backward(seen, dx);
             };
+        } else {
+            static_assert(
+                !requires { &O::backward; },
+                "mox: the 'backward' of an observer must be callable with a mox::observation and a "
+                "mox::matrix_view of the scalar type of the tape");
         }
     }
 

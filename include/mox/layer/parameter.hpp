@@ -281,7 +281,7 @@ inline constexpr bool names_children = requires {
 };
 
 // The weight of a child with a name has that name and no other.
-inline std::string tensor_path(const std::string& path, std::string_view tensor, bool named) {
+inline std::string tensor_path(const std::string& path, std::string_view tensor, bool named = false) {
     if (path.empty()) return std::string(tensor);
     return named && tensor == "weight" ? path : path + "." + std::string(tensor);
 }

@@ -65,7 +65,10 @@ public:
     const Collector& at(std::string_view path) const {
         std::string known;
         for (const entry& e : entries_) {
-            if (e.path == path || e.place == path) return e.inputs;
+            if (e.path == path) return e.inputs;
+        }
+        for (const entry& e : entries_) {
+            if (e.place == path) return e.inputs;
             known += (known.empty() ? "'" : ", '") + e.path + "'";
         }
         check::fail("mox::input_statistics::at",

@@ -48,19 +48,23 @@ public:
     /// How far training has come, 0 to 1, for capacities that change (keep_annealed).
     void set_progress(double progress) noexcept { progress_ = progress; }
 
-    /// Shows `o` the inputs of all layers under mox::observed, from the next step on: it is called with an
-    /// observation<T> by each of them, in training and evaluation, in the thread that runs the network. With
-    /// a `backward(observation<T>, matrix_view<T> dx)` it may add to the gradients of these inputs. It must
-    /// stay alive until backward of the last step that it saw, or until stop_observing.
+    /// Shows `o` (and nobody else) the inputs of all layers under mox::observed, from the next forward on: it
+    /// is called with an observation<T> by each of them, in training and evaluation, in the thread that runs
+    /// the network. If it has a `backward(observation<T>, matrix_view<T> dx)`, that may add to the gradients
+    /// of the inputs; it is not called where backward needs none (in front of everything that is trained). It
+    /// must stay alive until backward of the last step that it saw, or until stop_observing. Decoding
+    /// (mox::stream) shows nothing.
     template <class O>
-    requires std::invocable < O&, const observation<T>
-    & > void observe(O& o) noexcept {
+    void observe(O& o) noexcept {
         static_assert(
             observed_count<Net>() > 0,
             "mox::tape::observe: the network shows nothing; wrap what is to be seen in mox::observed");
-        observer_ = observer_ref<T>(o);
+        static_assert(std::is_invocable_v<O&, const observation<T>&>,
+                      "mox::tape::observe: the observer must be callable with a mox::observation of the "
+                      "tape's scalar type");
+        if constexpr (std::is_invocable_v<O&, const observation<T>&>) observer_ = observer_ref<T>(o);
     }
-    void stop_observing() noexcept { observer_ = {}; }
+    void stop_observing() noexcept { observer_ = step_observer_ = {}; }
 
     /// Where the caller puts the gradient of the output before mox::backward; the shape of the last output.
     matrix_view<T> output_grad() const noexcept { return output_grad_; }
@@ -108,6 +112,7 @@ public:
         m.signals.clear();
         output_grad_ = {};
         last_ = mode;
+        step_observer_ = observer_;
         rows_ = own(rows);
         step_ = mode == phase::train ? next_step_++ : 0;
         context<T> ctx = base(rows_, mode);
@@ -161,7 +166,7 @@ private:
         ctx.signals = &m.signals;
         ctx.signal_gradients = &m.signal_gradients;
         ctx.rotary = &m.rotary;
-        ctx.observer = observer_;
+        ctx.observer = step_observer_;
         ctx.rows = rows;
         ctx.mode = mode;
         ctx.seed = seed_;
@@ -204,7 +209,7 @@ private:
 
     std::unique_ptr<memory> memory_;
     executor_ref exec_;
-    observer_ref<T> observer_;
+    observer_ref<T> observer_, step_observer_;
     sequence_view rows_;
     matrix_view<T> output_, output_grad_;
     T aux_loss_ = 0;

@@ -69,8 +69,8 @@ void visit_layers(Visit&& visit, const std::string& path = "", const std::string
 }  // namespace detail
 
 /// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth,
-/// mox::frozen, mox::lora, mox::lora_experts and mox::adapted_parts, and the same shape. The rest of `to`
-/// stays as it is (a learned router keeps its initial values). The scalar types may differ. Throws mox::error
+/// mox::frozen, mox::observed, mox::adapted_parts and adapters, and the same shape. The rest of `to` stays as
+/// it is (a learned router keeps its initial values). The scalar types may differ. Throws mox::error
 /// when a tensor of the same name has another shape; `to` is then unchanged.
 template <class From, class T, class To, class U>
 transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {

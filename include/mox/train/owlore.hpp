@@ -148,7 +148,7 @@ std::vector<double> outlier_shares(const params<Net, T>& weights,
     std::vector<observed_map> maps;
     for (const tensor_info& t : params<Net, T>::tensors()) {
         for (const auto& e : inputs.entries()) {
-            if (t.spec.trained && t.path == e.path + ".0.weight")
+            if (t.spec.trained && t.path == detail::tensor_path(e.path, "0.weight"))
                 maps.push_back({t.offset, weights.read(t), e.inputs.norms()});
         }
     }

@@ -76,7 +76,7 @@ index_t load_adapter(const params<From, T>& from, params<To, T>& to, index_t id)
             check::that(id >= 0 && id < pool::adapters, call,
                         "argument 'id' must be a number from 0 to " + std::to_string(pool::adapters - 1) +
                             ", got " + std::to_string(id));
-            const auto name = [&](std::string_view tensor) { return detail::tensor_under(path, tensor); };
+            const auto name = [&](std::string_view tensor) { return detail::tensor_path(path, tensor); };
             std::vector<T> first = to.read(name("first")), rank = to.read(name("rank")),
                            scale = to.read(name("scale")), a = to.read(name("a")), b = to.read(name("b"));
             const auto e = static_cast<std::size_t>(id);
@@ -117,11 +117,11 @@ void unload_adapter(params<To, T>& to, index_t id) {
     detail::visit_layers<To>([&](auto type, const std::string& path, const std::string&, bool) {
         using pool = typename decltype(type)::type;
         if constexpr (detail::is_pool<pool>) {
-            std::vector<T> rank = to.read(detail::tensor_under(path, "rank"));
+            std::vector<T> rank = to.read(detail::tensor_path(path, "rank"));
             check::that(id >= 0 && id < pool::adapters && rank[static_cast<std::size_t>(id)] != T(0),
                         "mox::unload_adapter", "adapter " + std::to_string(id) + " is not loaded");
             rank[static_cast<std::size_t>(id)] = T(0);
-            changes.emplace_back(detail::tensor_under(path, "rank"), std::move(rank));
+            changes.emplace_back(detail::tensor_path(path, "rank"), std::move(rank));
         }
     });
     check::that(!changes.empty(), "mox::unload_adapter", "the network has no mox::lora_pool");

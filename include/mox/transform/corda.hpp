@@ -142,32 +142,32 @@ constexpr bool takes_corda() {
 }
 
 // A start of the adapter at a path, not yet written.
+template <class T>
 struct corda_plan {
-    std::string prefix;
-    corda_start start;
+    std::string path;
+    std::vector<T> a, b, residual;
 
-    template <class Net, class T>
+    template <class Net>
     void write(params<Net, T>& weights) const {
-        const auto put = [&](const std::string& tensor, const std::vector<double>& v) {
-            weights.write(prefix + tensor, std::vector<T>(v.begin(), v.end()));
-        };
-        put("a", start.a);
-        put("b", start.b);
-        put("0.0.weight", start.residual);
+        weights.write(tensor_path(path, "a"), a);
+        weights.write(tensor_path(path, "b"), b);
+        weights.write(tensor_path(path, "0.0.weight"), residual);
     }
 };
 
 template <class Layer, class Net, class T>
-corda_plan plan_corda(const params<Net, T>& weights, const std::string& path, const corda_covariance& inputs,
-                      corda_mode mode, double damping) {
-    const std::string prefix = path.empty() ? "" : path + ".";
-    const std::vector<T> base = weights.read(prefix + "0.0.weight"), up = weights.read(prefix + "b");
+corda_plan<T> plan_corda(const params<Net, T>& weights, const std::string& path,
+                         const corda_covariance& inputs, corda_mode mode, double damping) {
+    const std::vector<T> base = weights.read(tensor_path(path, "0.0.weight")),
+                         up = weights.read(tensor_path(path, "b"));
     check::that(std::all_of(up.begin(), up.end(), [](T v) { return v == T(0); }), "mox::corda_initialise",
-                "tensor '" + prefix +
-                    "b' must be zero, but it is not: the adapter has been started or "
+                "tensor '" + tensor_path(path, "b") +
+                    "' must be zero, but it is not: the adapter has been started or "
                     "trained already, and what it holds would be lost");
-    return {prefix, corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept, inputs,
-                          mode, Layer::scale, damping)};
+    const corda_start s = corda(std::span<const T>(base), Layer::in, Layer::out, Layer::ranks - Layer::kept,
+                                inputs, mode, Layer::scale, damping);
+    const auto typed = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
+    return {path, typed(s.a), typed(s.b), typed(s.residual)};
 }
 
 }  // namespace detail
@@ -196,26 +196,35 @@ void corda_initialise(params<Net, T>& weights, const std::string& path, const co
 ///     mox::copy_matching(trained, weights);
 ///     mox::corda_initialise(weights, inputs, mox::corda_mode::knowledge);
 ///
-/// Adapters without observed inputs, with a gate, or around packed maps or parts of maps stay as they are.
-/// Throws mox::error when none is left, or when one is not zero; nothing is changed then.
+/// The adapter inside a mox::dora is one of them. Those without observed inputs, with a gate, or around
+/// anything but a plain mox::linear stay as they are. Throws mox::error when none is left, or when one of
+/// them cannot be started (it is not zero, its rank is larger than a width, nothing has reached its map);
+/// nothing is changed then.
 template <class Net, class T, class Observed>
 index_t corda_initialise(params<Net, T>& weights, const input_statistics<Observed, corda_covariance>& inputs,
                          corda_mode mode, double damping = 0.01) {
-    std::vector<detail::corda_plan> plans;
+    std::vector<detail::corda_plan<T>> plans;
     detail::visit_layers<Net>([&](auto layer, const std::string& path, const std::string& place, bool) {
         using L = typename decltype(layer)::type;
         if constexpr (detail::takes_corda<L>()) {
             for (const auto& e : inputs.entries()) {
                 if (e.place != place) continue;
-                plans.push_back(detail::plan_corda<L>(weights, path, e.inputs, mode, damping));
+                try {
+                    plans.push_back(detail::plan_corda<L>(weights, path, e.inputs, mode, damping));
+                } catch (const error& why) {
+                    check::fail("mox::corda_initialise",
+                                "the adapter '" + path + "' cannot be started: " + why.what());
+                }
                 return;
             }
         }
     });
-    check::that(!plans.empty(), "mox::corda_initialise",
-                "argument 'inputs' must hold those of a map that has an adapter, but there is none: observe "
-                "the maps that mox::lora is around");
-    for (const detail::corda_plan& p : plans) p.write(weights);
+    check::that(
+        !plans.empty(), "mox::corda_initialise",
+        "argument 'inputs' must hold those of a map that has an adapter, but there is none: observe "
+        "the map in the network without adapters, or mox::lora from outside (mox::observed<lora<...>>, "
+        "mox::as_observed<with_lora<...>>)");
+    for (const auto& p : plans) p.write(weights);
     return static_cast<index_t>(plans.size());
 }
 

@@ -5,55 +5,80 @@
 
 #include <mox/model/params.hpp>
 #include <mox/transform/expert_merging.hpp>
+#include <mox/transform/merge.hpp>
 
 namespace mox::inline MOX_ABI {
 
+namespace detail {
+
+// Whether L or a layer inside it is an adapter, of one map or token by token.
+template <class L>
+consteval bool has_adapters() {
+    bool found = adapter_of<L>::found;
+    if constexpr (requires { L::body::rank; }) found = true;
+    if constexpr (requires { L::chooses_update; }) found = true;
+    for_each_index<children_of<L>::size>(
+        [&](auto i) { found = found || has_adapters<typename children_of<L>::template at<i>>(); });
+    return found;
+}
+
+}  // namespace detail
+
 struct expert_merger_options {
     double start = 0.1;  ///< of every coefficient, between 0 and 1
-    /// Coefficients per expert and tensor: its values in the order [count, outputs, inputs] of checkpoints,
+    /// Coefficients per expert and matrix: its values in the order [count, outputs, inputs] of checkpoints,
     /// cut into so many pieces of one size. 2 for a fused gate and up, 3 for queries, keys and values of one
     /// width, the number of experts for their stack give each a coefficient of its own. 0 keeps it at its
     /// start.
     index_t chunks = 1;
-    /// Chunks tensor by tensor instead, as for the importance of layers in Expert Merging++.
+    /// Chunks matrix by matrix instead, as for the importance of layers in Expert Merging++.
     std::function<index_t(const tensor_info&)> chunks_of{};
-    /// Further tensors that stay as they are in the base, such as the head.
+    /// Matrices that stay as they are in the base, such as the head, by name.
     std::vector<std::string> fixed{};
 };
 
-/// Several networks that were trained from one base become one: every matrix is base + sum_k lambda_k
-/// (expert_k
-/// - base), with coefficients learned from unlabelled inputs of the experts (Expert Merging, arXiv
-/// 2509.25712). Embeddings, norms, biases and what is not trained are those of the base.
+/// Several networks that were trained from one base become one. A matrix is W + sum_k lambda_k (W_k - W),
+/// with coefficients lambda learned from unlabelled inputs of the experts (Expert Merging, arXiv 2509.25712);
+/// embeddings, gains, biases and what is not trained are the base's. Networks with adapters do not compile:
+/// their factors are not merged one by one.
 ///
-///     mox::expert_merger<net> merger(base, {{&code, &law}}, {.fixed = {"2.weight"}});
+///     mox::expert_merger<net> merger(base, {&code, &law}, {.fixed = {"2.weight"}});
+///     mox::adamw_values<float> adam{{.rate = 1e-4, .decay = 1e-5}};
 ///     for (each step, expert k in turn) {
 ///         merger.merge(student);
 ///         auto goal = mox::infer<net>(*experts[k], x, teacher_tape);
-///         mox::distill(mox::forward<net>(student, x, tape), goal, 2.0, tape.output_grad());
+///         mox::distill<float>(mox::forward<net>(student, x, tape), goal, 2.0, tape.output_grad());
 ///         mox::backward<net>(student, tape, grads);
 ///         merger.backward(grads);
 ///         merger.penalty(0.1);
-///         adam.step(merger.raw(), merger.gradient());          // mox::adamw_values<float> adam;
+///         adam.step(merger.raw(), merger.gradient());
 ///     }
+///
+/// Made for some hundred steps before a network is used: a step passes over all weights and allocates.
 template <class Net, class T = float>
 class expert_merger {
+    static_assert(
+        !detail::has_adapters<Net>(),
+        "mox::expert_merger: the network has adapters, whose factors are not merged one by one; put "
+        "them into their maps first (mox::merge)");
+
 public:
     using expert_list = std::vector<const params<Net, T>*>;
 
     /// Keeps the base and the differences; the networks are not needed afterwards. Throws mox::error without
-    /// experts, for a start outside (0, 1), and for a name in `fixed` that the network does not have.
+    /// experts, for a start outside (0, 1), and for a name in `fixed` that no matrix has.
     expert_merger(const params<Net, T>& base, const expert_list& experts,
                   const expert_merger_options& options = {})
         : base_(base), experts_(ssize_of(std::span(experts))), start_(options.start) {
         constexpr std::string_view call = "mox::expert_merger";
-        check::that(experts_ > 0, call, "argument 'experts' must hold at least one network");
+        check::that(experts_ > 0 && std::find(experts.begin(), experts.end(), nullptr) == experts.end(), call,
+                    "argument 'experts' must hold at least one network, and no null pointer");
+        check::that(start_ > 0 && start_ < 1, call, "option 'start' must lie in (0, 1)");
         check::that(base.complete(), call,
                     "argument 'base' must hold the frozen tensors too; gradients are no network");
         std::vector<std::string> unknown = options.fixed;
         for (const tensor_info& t : params<Net, T>::tensors()) {
-            std::erase(unknown, t.path);
-            if (!is_merged(t, options)) continue;
+            if (!is_matrix(t) || std::erase(unknown, t.path) > 0) continue;
             const index_t chunks = options.chunks_of ? options.chunks_of(t) : options.chunks;
             check::that(chunks >= 0, call, "option 'chunks' must not be negative");
             part p{t, chunks, all_chunks_ * experts_, checkpoint_order(t, base.read(t)), {}};
@@ -65,12 +90,11 @@ public:
             parts_.push_back(std::move(p));
         }
         check::that(unknown.empty(), call,
-                    "option 'fixed' must name tensors of the network, but there is no '" +
-                        (unknown.empty() ? std::string() : unknown.front()) + "'");
+                    "option 'fixed' must name matrices that would be merged, but '" +
+                        (unknown.empty() ? std::string() : unknown.front()) + "' is none");
         raw_.assign(static_cast<std::size_t>(experts_ * all_chunks_),
                     static_cast<T>(std::log(start_ / (1 - start_))));
         gradient_.assign(raw_.size(), T(0));
-        for (const part& p : parts_) (void)view(p);  // checks the start
     }
 
     index_t experts() const noexcept { return experts_; }
@@ -131,9 +155,9 @@ private:
         std::vector<T> base, tasks;
     };
 
-    static bool is_merged(const tensor_info& t, const expert_merger_options& options) {
-        return t.spec.trained && t.spec.form != storage::vector && t.spec.init != fill::embedding &&
-               std::find(options.fixed.begin(), options.fixed.end(), t.path) == options.fixed.end();
+    // Gains are vectors; tables, biases and magnitudes of several experts are rows.
+    static bool is_matrix(const tensor_info& t) {
+        return t.spec.trained && t.spec.form != storage::vector && t.spec.form != storage::rows;
     }
 
     merge_coefficients_view<T> view(const part& p) const {

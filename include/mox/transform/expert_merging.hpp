@@ -63,9 +63,10 @@ public:
         for_each(dmerged.size(), [&](index_t k, index_t c, std::size_t begin, std::size_t end) {
             const T l = value(k, c);
             const T* const task = tasks.data() + static_cast<std::size_t>(k) * dmerged.size();
-            T sum = 0;
-            for (std::size_t i = begin; i < end; ++i) sum += dmerged[i] * task[i];
-            draw[static_cast<std::size_t>(k * chunks_ + c)] += l * (T(1) - l) * sum;
+            double sum = 0;
+            for (std::size_t i = begin; i < end; ++i)
+                sum += static_cast<double>(dmerged[i]) * static_cast<double>(task[i]);
+            draw[static_cast<std::size_t>(k * chunks_ + c)] += l * (T(1) - l) * static_cast<T>(sum);
         });
     }
 
@@ -74,11 +75,12 @@ public:
     /// chunks()), as mox::expert_merger does.
     T penalty() const {
         if (chunks_ == 0) return T(0);
-        T sum = 0;
+        double sum = 0;
         for (index_t k = 0; k < experts_; ++k) {
-            for (index_t c = 0; c < chunks_; ++c) sum += std::abs(value(k, c) - static_cast<T>(start_));
+            for (index_t c = 0; c < chunks_; ++c)
+                sum += static_cast<double>(std::abs(value(k, c) - static_cast<T>(start_)));
         }
-        return sum / static_cast<T>(chunks_);
+        return static_cast<T>(sum / static_cast<double>(chunks_));
     }
     /// draw += scale * its gradient; 0 where a coefficient is at its start.
     void penalty_gradient(T scale, std::span<T> draw) const {

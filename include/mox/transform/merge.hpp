@@ -39,7 +39,10 @@ template <class Base, adapter_spec Spec, class Gate>
 struct adapter_of<lora<Base, Spec, Gate>> {
     static constexpr bool found = true, magnitudes = false;
     using map = adapted_map<Base>;
-    static constexpr bool constant_gate = !Gate::routed;
+    // A choice of all ranks with weights of one is none.
+    static constexpr bool constant_gate = !Gate::routed || (requires {
+        Gate::constant_weights;
+    } && lora<Base, Spec, Gate>::slots == lora<Base, Spec, Gate>::ranks);
 };
 template <class Base, adapter_spec Spec>
 struct adapter_of<dora<Base, Spec>> {
@@ -79,19 +82,15 @@ struct merged_map {
     std::vector<T> base, merged;
 };
 
-inline std::string tensor_under(const std::string& path, std::string_view tensor) {
-    return path.empty() ? std::string(tensor) : path + "." + std::string(tensor);
-}
-
 // The factor "a" or "b" of the adapter at `path`, one row per rank: those of earlier tasks, then its own.
 template <class Net, class T>
 std::vector<T> adapter_factor(const params<Net, T>& weights, const std::string& path,
                               const std::string& factor) {
     std::vector<T> rows;
     for (const tensor_info& t : params<Net, T>::tensors()) {
-        if (t.path == tensor_under(path, "kept_" + factor)) rows = weights.read(t);
+        if (t.path == tensor_path(path, "kept_" + factor)) rows = weights.read(t);
     }
-    const std::vector<T> own = weights.read(tensor_under(path, factor));
+    const std::vector<T> own = weights.read(tensor_path(path, factor));
     rows.insert(rows.end(), own.begin(), own.end());
     return rows;
 }
@@ -146,8 +145,8 @@ std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
         } else if constexpr (adapter_of<adapter>::found) {
             using map = typename adapter_of<adapter>::map;
             if (!adapter_of<adapter>::magnitudes && path == scaled && !scaled.empty()) return;
-            const std::string inner = adapter_of<adapter>::magnitudes ? tensor_under(path, "0") : path;
-            const std::string base = tensor_under(map::whole ? inner : parts, "0.0.");
+            const std::string inner = adapter_of<adapter>::magnitudes ? tensor_path(path, "0") : path;
+            const std::string base = tensor_path(map::whole ? inner : parts, "0.0.");
             const auto target = [&](std::string_view tensor) {
                 return map::whole ? tensor_path(place, tensor, named)
                                   : tensor_path(plain, tensor, named_parts);
@@ -155,7 +154,7 @@ std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
             std::vector<T> magnitude, bias;
             if constexpr (adapter_of<adapter>::magnitudes) {
                 scaled = inner;
-                magnitude = from.read(tensor_under(path, "magnitude"));
+                magnitude = from.read(tensor_path(path, "magnitude"));
                 if constexpr (map::type::parameters.size() > 1) bias = from.read(base + "bias");
             }
             const std::vector<T> frozen_bias = bias;
