@@ -30,6 +30,7 @@
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/linear.hpp>
 #include <mox/layer/lora.hpp>
+#include <mox/layer/lora_expert.hpp>
 #include <mox/layer/lora_experts.hpp>
 #include <mox/layer/lora_pool.hpp>
 #include <mox/layer/mixlora.hpp>
@@ -52,6 +53,7 @@
 #include <mox/model/transfer.hpp>
 #include <mox/route/by_label.hpp>
 #include <mox/route/expert_allocation.hpp>
+#include <mox/route/frozen_linear_scorer.hpp>
 #include <mox/route/hard_inference.hpp>
 #include <mox/route/jitter.hpp>
 #include <mox/route/masked_top_k.hpp>

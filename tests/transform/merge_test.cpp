@@ -190,3 +190,29 @@ TEST_CASE("merge: a choice of all ranks, and adapters that are observed", "[tran
     CHECK(unmerge(w, merged) == 3);
     CHECK(std::equal(merged.flat().begin(), merged.flat().end(), before.flat().begin()));
 }
+
+TEST_CASE("merge: updates of each expert of a mixture", "[transform][lora]") {
+    using bank = moe<experts<3, swiglu<16, 9>>, route::top_k<2>>;
+    using plain_bank = moe<experts<4, mlp<16, 5, activation::relu, bias::with>>, route::top_k<1>>;
+    using plain = stack<linear<6, 16>, residual<bank>, repeat<2, residual<plain_bank>>>;
+    using whole =
+        stack<lora<linear<6, 16>, rank3>,
+              residual<moe<experts<3, lora_expert<swiglu<16, 9>, rank3>>, route::top_k<2>>>,
+              repeat<2, residual<moe<experts<4, lora_expert<mlp<16, 5, activation::relu, bias::with>, rank3>>,
+                                     route::top_k<1>, route::frozen_linear_scorer>>>>;
+    const auto w = mox_test::random_params<whole, double>(4, 0.3);
+    params<plain, double> merged;
+    copy_matching(w, merged);
+    const auto before = merged;
+    CHECK(merge(w, merged) == 1 + 2 + 4);
+    const auto rows = batch::ragged({4, 0, 7});
+    const auto x = normal_numbers<double>(66, 1);
+    tape<plain, double> t;
+    tape<whole, double> u;
+    const auto y = run_forward(w, x, rows, u);
+    CHECK(distance(run_forward(merged, x, rows, t), y) < 1e-12);
+    CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
+    CHECK_THROWS_WITH(merge(w, merged), Contains("merged already"));
+    CHECK(unmerge(w, merged) == 7);
+    CHECK(std::equal(merged.flat().begin(), merged.flat().end(), before.flat().begin()));
+}

@@ -61,6 +61,40 @@ void gated_rows(executor_ref exec, std::type_identity_t<matrix_view<const T>> pr
     });
 }
 
+namespace detail {
+
+// body(place of gate units, of up units, first unit, how many are valid) for a row of pre-activations in
+// panel order, a register at a time.
+template <class T, class Arch, class Body>
+MOX_INLINE void for_each_gated(index_t hidden, Body&& body) {
+    constexpr index_t L = simd::lanes<T, Arch>, half = panel_layout<T, Arch>::width / 2;
+    for (index_t base = 0; base < hidden; base += half) {
+        const index_t units = std::min(half, round_up(hidden - base, L));
+        for (index_t j = 0; j < units; j += L)
+            body(2 * base + j, 2 * base + units + j, base + j, std::min(L, hidden - base - j));
+    }
+}
+
+}  // namespace detail
+
+/// Adds gate and up units, `hidden` of each, to a row of pre-activations in panel order.
+template <class T, class Arch>
+void add_gated_row(const T* gate, const T* up, index_t hidden, T* pre) {
+    detail::for_each_gated<T, Arch>(hidden, [&](index_t g, index_t u, index_t unit, index_t count) {
+        simd::store(pre + g, simd::load<T, Arch>(pre + g) + simd::load_upto<T, Arch>(gate + unit, count));
+        simd::store(pre + u, simd::load<T, Arch>(pre + u) + simd::load_upto<T, Arch>(up + unit, count));
+    });
+}
+
+/// The gate and up units of such a row apart.
+template <class T, class Arch>
+void split_gated_row(const T* pre, index_t hidden, T* gate, T* up) {
+    detail::for_each_gated<T, Arch>(hidden, [&](index_t g, index_t u, index_t unit, index_t count) {
+        simd::store_upto(gate + unit, simd::load<T, Arch>(pre + g), count);
+        simd::store_upto(up + unit, simd::load<T, Arch>(pre + u), count);
+    });
+}
+
 /// One tile row of a plain product: hidden = act(tile).
 template <class T, class Arch, class Act>
 MOX_INLINE void plain_tile_row(const T* tile, index_t width, T* hidden) {

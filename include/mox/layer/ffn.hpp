@@ -90,6 +90,21 @@ struct two_matrix_ffn {
         return {{p, H, kernel::panel_layout<std::remove_const_t<T>>::padded(D)}};
     }
 
+    /// y[token] += gate * b_e for every slot.
+    template <class T>
+    static void add_output_bias(context<T>& ctx, const bank_rows<T>& rows, const T* bias, matrix_view<T> y) {
+        kernel::for_each_owner(
+            ctx.exec, rows.groups, rows.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
+            [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
+                const T* b = bias + e * D;
+                for (index_t s = begin; s < end; ++s) {
+                    T* to = y.row(rows.token ? rows.token[s] : s);
+                    const T g = rows.gate ? rows.gate[s] : T(1);
+                    for (index_t j = c0; j < c1; ++j) to[j] += g * b[j];
+                }
+            });
+    }
+
     /// y[token] (+)= gate * f_e(x[token]) for every slot; without `accumulate` other rows of y become zero.
     template <class T>
     static void bank_forward(context<T>& ctx, tensor_list<const T> w, bank_rows<T> rows,
@@ -139,18 +154,7 @@ struct two_matrix_ffn {
         kernel::grouped_product_to_tokens<T>(ctx.exec, rows.groups, rows.token,
                                              kernel::row_source<const T>(h), rows.gate, second_map(w[1]), y,
                                              accumulate);
-        if constexpr (biased) {
-            kernel::for_each_owner(
-                ctx.exec, rows.groups, rows.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
-                [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
-                    const T* b = w[3] + e * D;
-                    for (index_t s = begin; s < end; ++s) {
-                        T* to = y.row(rows.token ? rows.token[s] : s);
-                        const T g = rows.gate ? rows.gate[s] : T(1);
-                        for (index_t j = c0; j < c1; ++j) to[j] += g * b[j];
-                    }
-                });
-        }
+        if constexpr (biased) add_output_bias(ctx, rows, w[3], y);
         ctx.save(bank_record<T>{rows, x, pre});
     }
 

@@ -11,6 +11,7 @@
 #include <mox/layer/frozen.hpp>
 #include <mox/layer/magnitudes.hpp>
 #include <mox/layer/router.hpp>
+#include <mox/layer/slot_update.hpp>
 
 namespace mox::inline MOX_ABI {
 
@@ -24,67 +25,6 @@ struct mixlora_spec {
     bool magnitudes = false;  ///< outputs of updated maps have learned magnitudes, one per expert (DoRA)
     bool biases = false;      ///< the shared maps have biases, frozen like them
 };
-
-namespace detail {
-
-/// The updates that the experts add to one shared map. Rows go in by token or by slot, results are one row
-/// per slot of the plan.
-template <index_t In, index_t Out, adapter_spec Spec>
-struct slot_update {
-    using ranks = low_rank<In, Out, Spec>;
-    static constexpr index_t rank = Spec.rank;
-
-    /// out[slot] += s in[slot] A_e' B_e; z[slot] keeps s in A'.
-    template <class T>
-    static void forward(context<T>& ctx, kernel::group_view groups, const T* a, const T* b,
-                        kernel::row_source<const T> in, matrix_view<T> z, matrix_view<T> out) {
-        project(ctx, groups, a, in, z);
-        kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(z),
-                                   stack(ranks::up(b, groups.count)),
-                                   {kernel::row_source<T>(out), Out, nullptr, true});
-    }
-
-    template <class T>
-    static void project(context<T>& ctx, kernel::group_view groups, const T* a,
-                        kernel::row_source<const T> in, matrix_view<T> z) {
-        kernel::grouped_transposed<T>(ctx.exec, groups, in, In, stack(ranks::down(a, groups.count)),
-                                      {kernel::row_source<T>(z), rank});
-        scaled(ctx, z);
-    }
-
-    /// dz = s dout B_e', and the gradients of both factors; `u`: what met B in forward.
-    template <class T>
-    static void backward(context<T>& ctx, kernel::group_view groups, const T* b, T* da, T* db,
-                         kernel::row_source<const T> in, kernel::row_source<const T> u,
-                         kernel::row_source<const T> dout, matrix_view<T> dz) {
-        kernel::grouped_transposed<T>(ctx.exec, groups, dout, Out, stack(ranks::up(b, groups.count)),
-                                      {kernel::row_source<T>(dz), rank});
-        scaled(ctx, dz);
-        if (!da) return;
-        kernel::grouped_weight_gradient<T>(ctx.exec, groups, u, dout, Out, stack(ranks::up(db, groups.count)),
-                                           ctx.accumulate);
-        kernel::grouped_weight_gradient<T>(ctx.exec, groups, kernel::row_source<const T>(dz), in, In,
-                                           stack(ranks::down(da, groups.count)), ctx.accumulate);
-    }
-
-    template <class T>
-    static constexpr kernel::panel_stack<T> stack(kernel::panel_view<T> all) {
-        return {all.row_range(0, rank)};
-    }
-
-private:
-    template <class T>
-    static void scaled(context<T>& ctx, matrix_view<T> z) {
-        constexpr T s = static_cast<T>(Spec.scale());
-        parallel_ranges(ctx.exec, z.rows, 256, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) {
-                for (index_t j = 0; j < rank; ++j) z(t, j) *= s;
-            }
-        });
-    }
-};
-
-}  // namespace detail
 
 /// E experts around one frozen network of width D and H hidden units. Takes over the tensors of swiglu<D, H>,
 /// or of mlp<D, H> where the spec says not gated, with its biases where the spec has them
@@ -215,13 +155,13 @@ struct mixlora {
         if constexpr (gated) kernel::gather_rows<T>(ctx.exec, pre.middle_cols(H, H), plan.token, r.c);
         if constexpr (updates_gate) {
             r.zg = ctx.activation(plan.slots, rank);
-            r.xg = dropped(ctx, r.drop, gate_at, x);
+            r.xg = detail::dropped_rows<T>(ctx, r.drop, gate_at, x);
             into::forward(ctx, groups, w[gate_at], w[gate_at + 1],
                           kernel::row_source<const T>(r.xg, plan.token), r.zg, r.a);
         }
         if constexpr (Spec.up) {
             r.zu = ctx.activation(plan.slots, rank);
-            r.xu = dropped(ctx, r.drop, up_at, x);
+            r.xu = detail::dropped_rows<T>(ctx, r.drop, up_at, x);
             into::forward(ctx, groups, w[up_at], w[up_at + 1], kernel::row_source<const T>(r.xu, plan.token),
                           r.zu, r.c);
         }
@@ -244,7 +184,7 @@ struct mixlora {
             kernel::dense<T>(ctx.exec, down_map(w), r.v, r.outer);
             if constexpr (Spec.biases) kernel::add_vector_rows<T>(ctx.exec, w[bias_at + 1], r.outer);
             r.zd = ctx.activation(plan.slots, rank);
-            r.vd = dropped<T>(ctx, r.drop, down_at, r.v);
+            r.vd = detail::dropped_rows<T>(ctx, r.drop, down_at, r.v);
             back::forward(ctx, groups, w[down_at], w[down_at + 1], kernel::row_source<const T>(r.vd), r.zd,
                           r.outer);
             r.outer_scales =
@@ -262,7 +202,7 @@ struct mixlora {
         }
         if constexpr (Spec.down && !scales_down) {
             r.zd = ctx.activation(plan.slots, rank);
-            r.vd = dropped<T>(ctx, r.drop, down_at, r.v);
+            r.vd = detail::dropped_rows<T>(ctx, r.drop, down_at, r.v);
             back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.vd), r.zd);
             kernel::grouped_product_to_tokens<T>(ctx.exec, groups, plan.token,
                                                  kernel::row_source<const T>(r.zd), plan.gate,
@@ -300,7 +240,7 @@ struct mixlora {
             back::backward(ctx, groups, w[down_at + 1], g[down_at], g[down_at + 1],
                            kernel::row_source<const T>(r.vd), kernel::row_source<const T>(r.zd),
                            kernel::row_source<const T>(d), dz);
-            through(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
+            detail::through_dropout(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
                 kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
                                            back::stack(back::ranks::down(w[down_at], E)),
                                            {kernel::row_source<T>(to), H, nullptr, true});
@@ -327,7 +267,7 @@ struct mixlora {
                     dz(s, j) *= static_cast<T>(Spec.adapter.scale());
                 }
             }
-            through(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
+            detail::through_dropout(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
                 kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
                                            back::stack(back::ranks::down(w[down_at], E)),
                                            {kernel::row_source<T>(to), H, nullptr, true});
@@ -375,7 +315,7 @@ struct mixlora {
                            kernel::row_source<const T>(from, plan.token), kernel::row_source<const T>(z),
                            kernel::row_source<const T>(dout), dz);
             if (!ctx.input_gradient) return;
-            through(ctx, r.drop, at, dx, [&](matrix_view<T> to) {
+            detail::through_dropout(ctx, r.drop, at, dx, [&](matrix_view<T> to) {
                 kernel::grouped_product_to_tokens<T>(
                     ctx.exec, groups, plan.token, kernel::row_source<const T>(dz),
                     static_cast<const T*>(nullptr), into::stack(into::ranks::down(w[at], E)), to, true);
@@ -421,33 +361,6 @@ private:
 
     using into = detail::slot_update<D, H, Spec.adapter>;
     using back = detail::slot_update<H, D, Spec.adapter>;
-
-    // One draw of the layer serves all maps; the number of a map's tensor keeps their masks apart.
-    static constexpr dropout_draw of_map(dropout_draw drop, index_t at) {
-        drop.stream ^= static_cast<std::uint64_t>(at) << 60;
-        return drop;
-    }
-
-    // What the update of a map reads: `from`, or a copy of it with values dropped.
-    template <class T>
-    static matrix_view<const T> dropped(context<T>& ctx, const dropout_draw& drop, index_t at,
-                                        matrix_view<const T> from) {
-        if (!drops || !drop.active()) return from;
-        const matrix_view<T> rest = ctx.activation(from.rows, from.cols);
-        of_map(drop, at).template apply<T>(ctx.exec, from, rest, false);
-        return rest;
-    }
-
-    // to += what `add` adds to zeros, passed through the dropout of a map.
-    template <class T, class Add>
-    static void through(context<T>& ctx, const dropout_draw& drop, index_t at, matrix_view<T> to, Add&& add) {
-        if (!drops || !drop.active()) return add(to);
-        const arena_scope scope(*ctx.scratch);
-        const matrix_view<T> part = ctx.temporary(to.rows, to.cols);
-        for (index_t t = 0; t < to.rows; ++t) std::fill_n(part.row(t), to.cols, T(0));
-        add(part);
-        of_map(drop, at).template apply<T>(ctx.exec, part, to, true);
-    }
 
     // to(token, first + .) = sum over the token's slots of weight * rows(slot, .), experts ascending.
     template <class T>

@@ -135,18 +135,7 @@ private:
         kernel::pack_rows<F, T>(ctx.exec, h, hidden);
         kernel::grouped_packed_to_tokens<F, T>(ctx.exec, rows.groups, rows.token, hidden, rows.gate, second,
                                                y, accumulate);
-        if constexpr (biased) {
-            kernel::for_each_owner(
-                ctx.exec, rows.groups, rows.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
-                [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
-                    const T* b = w[3] + e * D;
-                    for (index_t s = begin; s < end; ++s) {
-                        T* to = y.row(rows.token ? rows.token[s] : s);
-                        const T g = rows.gate ? rows.gate[s] : T(1);
-                        for (index_t j = c0; j < c1; ++j) to[j] += g * b[j];
-                    }
-                });
-        }
+        if constexpr (biased) plain::add_output_bias(ctx, rows, w[3], y);
     }
 };
 

@@ -16,6 +16,7 @@ template <class L>
 consteval bool has_adapters() {
     bool found = adapter_of<L>::found;
     if constexpr (requires { L::body::rank; }) found = true;
+    if constexpr (requires { L::body::update_rank; }) found = true;
     if constexpr (requires { L::chooses_update; }) found = true;
     for_each_index<children_of<L>::size>(
         [&](auto i) { found = found || has_adapters<typename children_of<L>::template at<i>>(); });

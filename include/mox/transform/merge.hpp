@@ -10,6 +10,7 @@
 #include <mox/layer/adapted_parts.hpp>
 #include <mox/layer/dora.hpp>
 #include <mox/layer/lora.hpp>
+#include <mox/layer/lora_expert.hpp>
 #include <mox/layer/lora_experts.hpp>
 #include <mox/model/transfer.hpp>
 
@@ -122,6 +123,41 @@ void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vect
     }
 }
 
+// The maps of experts with updates of their own: every expert's matrix plus its s A' B.
+template <class T, class From, class Moe>
+void merge_experts(const params<From, T>& from, std::type_identity<Moe>, const std::string& path,
+                   const std::string& place, bool named, std::vector<merged_map<T>>& all) {
+    using body = typename Moe::body;
+    constexpr auto ranks = static_cast<std::size_t>(body::update_rank);
+    // Columns [first, first + width) of a stack of in x cols matrices.
+    const auto add = [&](merged_map<T>& map, const std::string& update, std::size_t in, std::size_t cols,
+                         std::size_t first, std::size_t width) {
+        const std::vector<T> a = from.read(tensor_path(path, update + "_a")),
+                             b = from.read(tensor_path(path, update + "_b"));
+        for (std::size_t row = 0; row < map.merged.size() / cols; ++row) {
+            const std::size_t rank = row / in * ranks;  // the expert's first
+            for (std::size_t o = 0; o < width; ++o) {
+                double sum = 0;
+                for (std::size_t r = rank; r < rank + ranks; ++r)
+                    sum += static_cast<double>(a[r * in + row % in]) * static_cast<double>(b[r * width + o]);
+                T& to = map.merged[row * cols + first + o];
+                to = static_cast<T>(static_cast<double>(to) + body::update_scale * sum);
+            }
+        }
+    };
+    const auto map_of = [&](const std::string& tensor) {
+        const std::vector<T> values = from.read(tensor_path(path, tensor));
+        return merged_map<T>{tensor_path(place, tensor, named), values, values};
+    };
+    constexpr auto d = static_cast<std::size_t>(body::in), h = static_cast<std::size_t>(body::base::hidden);
+    merged_map<T> front = map_of(body::gated ? "gate_up" : "up"), behind = map_of("down");
+    if constexpr (body::gated) add(front, "gate", d, 2 * h, 0, h);
+    add(front, "up", d, (body::gated ? 2 : 1) * h, body::gated ? h : 0, h);
+    add(behind, "down", h, d, 0, d);
+    all.push_back(std::move(front));
+    all.push_back(std::move(behind));
+}
+
 // Every map that adapters of `From` are around.
 template <class From, class T>
 std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
@@ -142,6 +178,8 @@ std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
             parts = path;
             plain = place;
             named_parts = named;
+        } else if constexpr (requires { adapter::body::update_rank; }) {
+            merge_experts(from, layer, path, place, named, all);
         } else if constexpr (adapter_of<adapter>::found) {
             using map = typename adapter_of<adapter>::map;
             if (!adapter_of<adapter>::magnitudes && path == scaled && !scaled.empty()) return;
@@ -176,10 +214,10 @@ bool same_values(const std::vector<T>& a, const std::vector<T>& b) {
 
 /// Puts every adapter into the map it is around: `to` becomes `from` without adapters, W + s A' B (LoRA,
 /// arXiv 2106.09685), with the magnitudes of mox::dora m / |W + s A' B| times that, and so its bias (arXiv
-/// 2402.09353). `to` is the network that `from` adapts; the maps must hold what `from` froze, so that nothing
-/// is merged twice. Gates that depend on the token do not compile. Returns how many tensors changed. Throws
-/// mox::error when a map of `to` differs from the frozen one (it is merged already, or trained on), or is not
-/// there; `to` is then unchanged.
+/// 2402.09353), and the updates of mox::lora_expert into each expert. `to` is the network that `from` adapts;
+/// the maps must hold what `from` froze, so that nothing is merged twice. Gates that depend on the token do
+/// not compile. Returns how many tensors changed. Throws mox::error when a map of `to` differs from the
+/// frozen one (it is merged already, or trained on), or is not there; `to` is then unchanged.
 template <class From, class To, class T>
 index_t merge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
