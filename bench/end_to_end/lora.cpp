@@ -161,6 +161,12 @@ constexpr mox::mixlora_spec around_one{.adapter = r8};
 using mixlora = mox::mixlora<d, h, mox::activation::silu, 8, around_one, mox::route::top_k<2>>;
 using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>>;
 
+// Eight experts with an update of rank 8 for each of their maps, beside the experts alone: 1.02 of the
+// products.
+using experts_alone = mox::moe<mox::experts<8, mox::swiglu<d, h>>, mox::route::top_k<2>>;
+using experts_adapted =
+    mox::moe<mox::experts<8, mox::lora_expert<mox::swiglu<d, h>, r8>>, mox::route::top_k<2>>;
+
 // Adapters whose cost follows the gate, in units of the adapter with all ranks.
 //
 // A quarter of the ranks of flylora are a quarter of the sums, and still not a quarter of the time: products
@@ -168,13 +174,17 @@ using adapted = mox::adapted_ffn<d, h, mox::activation::silu, mox::with_lora<r8>
 // apart with 1024 columns, of 0.235 ms (all ranks 0.68): the sparse sums and the turning of x 0.122 (0.07 at
 // the peak, 0.094 the sums alone), the expansion 0.101 (0.07 at the peak, 0.09 with the loads and stores of
 // y), the choice 0.006, what counts it 0.003. At the peak all of it would be 0.21 of the time of all ranks.
-// Tried for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a multiply-add take 1.33
-// steps, and random places need 1.3 times as many), three and four rows that share loads (1.00 and 1.02 of
-// two: the lists become short), the two rows of a pair in turns (1.00), sums of a block added last (1.00),
-// registers of a column apart (1.00), stores of half a register (1.00), 48 and more tokens (1.00, 1.03),
-// blocks of 32 to 128 columns, lines of x asked for in advance (1.00: asking costs as much as two loads); for
-// the expansion: unrolled lists, more tokens a panel (1.00), wider panels (1.11), lines asked for in advance,
-// pairs of tokens with many ranks in common that load those once (0.95, and finding pairs takes 0.08).
+// On a core with two multiply-adds of 512 bits a cycle and 2 MB of its own (Emerald Rapids) products with
+// everything run at 0.6 (down) and 0.85 (up) of the peak, the sums at 0.38 and the expansion at 0.46: a
+// quarter of the products for the same rows of x and y. It takes 0.46 there with 1024 columns and 0.59 with
+// 4096 (0.73 and 1.1 before rows were asked for in advance). Tried for the sums: lanes as ranks and permuted
+// tokens (0.139: a permutation and a multiply-add take 1.33 steps, and random places need 1.3 times as many),
+// three and four rows that share loads (1.00 and 1.02 of two: the lists become short), the two rows of a pair
+// in turns (1.00), sums of a block added last (1.00), registers of a column apart (1.00), stores of half a
+// register (1.00), 48 and more tokens (1.00, 1.03), blocks of 32 to 128 columns, lines of x asked for in
+// advance (1.00: asking costs as much as two loads); for the expansion: unrolled lists, more tokens a panel
+// (1.00), wider panels (1.11), lines asked for in advance, pairs of tokens with many ranks in common that
+// load those once (0.95, and finding pairs takes 0.08).
 template <index_t Width>
 void add_gated(std::vector<bench::group>& groups, const std::string& name) {
     const double full = 4.0 * tokens * Width;
@@ -244,6 +254,16 @@ const bench::registration add([](std::vector<bench::group>& groups) {
                       {{0, 0, "all_ranks", 0.50}},
                       {infer<mola_of<2, wide>>("mox"), infer<dense_64<wide>>("all_ranks")}});
     add_gated<wide>(groups, "/D4096");
+    groups.push_back({"lora/forward/experts_with_updates",
+                      6.0 * d * h * 2 * tokens,
+                      bench::limit::none,
+                      {{0, 0, "experts_alone", 1.20}},
+                      {infer<experts_adapted>("mox"), infer<experts_alone>("experts_alone")}});
+    groups.push_back({"lora/forward_backward/experts_with_updates",
+                      18.0 * d * h * 2 * tokens,
+                      bench::limit::none,
+                      {{0, 0, "experts_alone", 0.90}},
+                      {train<experts_adapted>("mox"), train<experts_alone>("experts_alone")}});
     const double per_pair = 6.0 * d * h + 3 * 2.0 * 8 * (d + h);
     groups.push_back({"lora/forward/mixlora_2_of_8_experts",
                       per_pair * 2 * tokens,

@@ -122,6 +122,8 @@ using adapted = mox::stack<
         mox::adapted_ffn<32, 24, mox::activation::silu,
                          mox::with_lora_experts<4, rank4, mox::route::top_k<2>, mox::balance::load<>>>>,
     mox::residual<mox::mixlora<32, 24, mox::activation::silu, 4, shared_base, mox::route::top_k<2>>>,
+    mox::moe<mox::experts<4, mox::lora_expert<mox::swiglu<32, 24>, rank4>>, mox::route::top_k<2>,
+             mox::route::frozen_linear_scorer>,
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::sigmoid_top_k<2>>,
     mox::lora<mox::linear<32, 32>, rank4, mox::rank_gate::strongest<2>>,
     mox::lora_experts<mox::linear<32, 32>, 3, rank4, mox::route::sequence_max_linear,

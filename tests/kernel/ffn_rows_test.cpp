@@ -161,3 +161,41 @@ TEST_CASE("ffn rows: the gate over rows, with both kinds of stores", "[kernel][f
         }
     }
 }
+
+namespace {
+
+template <class T>
+void check_apart(index_t hidden) {
+    using arch = simd::default_arch;
+    using layout = kernel::panel_layout<T>;
+    CAPTURE(hidden);
+    const auto size = static_cast<std::size_t>(hidden);
+    std::vector<T> pre(static_cast<std::size_t>(layout::padded_gated(hidden)), T(0)), gate(size + 1, T(-50)),
+        up(size + 1, T(-50));
+    for (index_t j = 0; j < hidden; ++j) {
+        pre[static_cast<std::size_t>(layout::gated_column(hidden, j, 0))] = static_cast<T>(j);
+        pre[static_cast<std::size_t>(layout::gated_column(hidden, j, 1))] = static_cast<T>(1000 + j);
+    }
+    const std::vector<T> before = pre;
+    kernel::split_gated_row<T, arch>(pre.data(), hidden, gate.data(), up.data());
+    CHECK(pre == before);
+    for (std::size_t j = 0; j < size; ++j) {
+        CHECK(gate[j] == static_cast<T>(j));
+        CHECK(up[j] == static_cast<T>(1000 + j));
+    }
+    CHECK(gate[size] == T(-50));
+    CHECK(up[size] == T(-50));
+    // What lies behind the units is not added to padding.
+    gate[size] = up[size] = std::numeric_limits<T>::quiet_NaN();
+    kernel::add_gated_row<T, arch>(gate.data(), up.data(), hidden, pre.data());
+    for (std::size_t i = 0; i < pre.size(); ++i) CHECK(pre[i] == 2 * before[i]);
+}
+
+}  // namespace
+
+TEST_CASE("gated rows: gate and up units apart and added, in panel order", "[kernel][ffn_rows]") {
+    for (const index_t hidden : {1, 3, 8, 15, 16, 17, 31, 32, 33, 48, 70, 129}) {
+        check_apart<float>(hidden);
+        check_apart<double>(hidden);
+    }
+}

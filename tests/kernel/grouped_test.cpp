@@ -166,7 +166,7 @@ TEST_CASE("grouped products do not depend on the number of threads", "[kernel][g
 TEST_CASE("grouped: sums into rows that come from memory have the same bits", "[kernel][grouped]") {
     // All groups at once, each by itself, and on three threads: with so few steps that panels pass, and with
     // more, where the lines to write are asked for.
-    const index_t experts = 5, out = 1040, tokens = simd::last_level_cache() / 8 / (4 * out) + 70;
+    const index_t experts = 5, out = 1040, tokens = kernel::near_bytes() / (4 * out) + 70;
     for (const index_t in : {index_t{8}, kernel::detail::short_sum + 6}) {
         CAPTURE(in);
         const groups g(experts, tokens);

@@ -123,7 +123,7 @@ TEST_CASE("sparse_rows: smallest numbers and NaN arrive, and only in their row",
 }
 
 TEST_CASE("sparse_rows: rows that come from memory get the same bits", "[kernel][sparse_rows]") {
-    const index_t ranks = 9, cols = 150, tokens = simd::last_level_cache() / 8 / (4 * cols) + 300;
+    const index_t ranks = 9, cols = 150, tokens = kernel::near_bytes() / (4 * cols) + 300;
     sparse_case<float> a(ranks, cols, [](index_t r, index_t c) { return (r + c + c * c / 3) % 3 == 1; });
     const auto sparse = a.find();
     REQUIRE(sparse.size() >= 0);

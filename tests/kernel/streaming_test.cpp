@@ -23,7 +23,7 @@ TEST_CASE("streaming: large results in whole registers only", "[kernel][streamin
 }
 
 TEST_CASE("streaming: rows beyond an eighth of the last cache are asked for", "[kernel][streaming]") {
-    const index_t cols = 64, most = simd::last_level_cache() / 8 / (4 * cols);
+    const index_t cols = 64, most = kernel::near_bytes() / (4 * cols);
     float value = 0;
     CHECK_FALSE(kernel::asks_ahead(matrix_view<float>(&value, most, cols)));
     CHECK(kernel::asks_ahead(matrix_view<float>(&value, most + 1, cols)));

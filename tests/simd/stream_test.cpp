@@ -44,5 +44,9 @@ TEST_CASE("stream: the largest cache has a size that caches have", "[simd][strea
     CHECK(bytes >= index_t{64} << 10);
     CHECK(bytes <= index_t{16} << 30);
     CHECK(simd::last_level_cache() == bytes);
+    CHECK(bytes <= simd::caches().last);
+    CHECK(bytes < simd::socket_cache);
+    CHECK(simd::caches().second >= index_t{64} << 10);
+    CHECK(simd::caches().second <= simd::caches().last);
     simd::prefetch_near(nullptr);
 }

@@ -24,13 +24,20 @@ bool streams(const matrix_view<T>& to) noexcept {
            reinterpret_cast<std::uintptr_t>(to.data) % sizeof(simd::batch<T, Arch>) == 0;
 }
 
+/// Bytes of rows whose lines the hardware brings in time, wherever they are taken. (Measured with a last
+/// cache of 32 MB, an adapter of 1024 columns, 8 of 32 ranks, time with asking in advance in units of that
+/// without: rows of 2 MB 1.015, 3 and 4 MB 1.00, 6 MB 0.88, 8 MB 0.80; 512 rows of 4096 columns 0.6. With 2
+/// MB for a core and 300 MB for the socket: half a MB 1.0, 1 MB 0.8, 2 MB 0.56, 8 MB 0.5.)
+inline index_t near_bytes() noexcept {
+    const simd::cache_sizes& sizes = simd::caches();
+    return sizes.last < simd::socket_cache ? sizes.last / 8 : sizes.second / 4;
+}
+
 /// Whether a kernel that takes `x` in pieces, a few columns of many rows, should ask for them in advance: the
 /// hardware fetches ahead along a row, not from row to row. Where the rows lie in a cache it only costs.
-/// (Measured with a last cache of 32 MB, an adapter of 1024 columns, 8 of 32 ranks, time with asking in units
-/// of that without: rows of 2 MB 1.015, 3 and 4 MB 1.00, 6 MB 0.88, 8 MB 0.80; 512 rows of 4096 columns 0.6.)
 template <class T>
 bool asks_ahead(const matrix_view<T>& x) noexcept {
-    return x.rows * x.cols * static_cast<index_t>(sizeof(T)) > simd::last_level_cache() / 8;
+    return x.rows * x.cols * static_cast<index_t>(sizeof(T)) > near_bytes();
 }
 
 namespace detail {

@@ -61,10 +61,15 @@ MOX_INLINE void prefetch_near(const void* p) noexcept {
 #endif
 }
 
-/// Bytes of the largest cache that the CPU speaks of, asked once per program; 32 MB where it does not.
-inline index_t last_level_cache() noexcept {
-    static const index_t bytes = [] {
-        index_t size = 0;
+/// Bytes of the second and of the last cache, as the CPU reports them.
+struct cache_sizes {
+    index_t second = index_t{1} << 20, last = index_t{32} << 20;
+};
+
+/// Of this CPU; those of a usual one where it does not tell.
+inline const cache_sizes& caches() noexcept {
+    static const cache_sizes sizes = [] {
+        cache_sizes found{0, 0};
 #if MOX_HAS_CPUID
         // The same table at two places: AMD's, then Intel's. A CPU answers unknown leaves with those of
         // another, so both are asked for first.
@@ -78,13 +83,27 @@ inline index_t last_level_cache() noexcept {
                               parts = static_cast<index_t>(a.ebx >> 12 & 0x3ff) + 1,
                               line = static_cast<index_t>(a.ebx & 0xfff) + 1,
                               sets = static_cast<index_t>(a.ecx) + 1;
-                size = std::max(size, ways * parts * line * sets);
+                const index_t size = ways * parts * line * sets;
+                if ((a.eax >> 5 & 7) == 2) found.second = size;
+                found.last = std::max(found.last, size);
             }
         }
 #endif
-        return size > 0 ? size : index_t{32} << 20;
+        const cache_sizes usual;
+        return cache_sizes{found.second > 0 ? found.second : usual.second,
+                           found.last > 0 ? found.last : usual.last};
     }();
-    return bytes;
+    return sizes;
+}
+
+/// A last cache of this size and more is one for a whole socket: far from each core, and shared by many.
+inline constexpr index_t socket_cache = index_t{64} << 20;
+
+/// What one core can count on of the last cache. Of a cache for a socket that is no more than of one for a
+/// few cores (measured with 300 MB for a socket, rms_norm and a reader of its result, stores past the caches
+/// against ordinary ones: 1.17 times the time at 16 MB, 0.85 at 32, 0.75 at 64 and 128).
+inline index_t last_level_cache() noexcept {
+    return caches().last < socket_cache ? caches().last : index_t{32} << 20;
 }
 
 }  // namespace mox::inline MOX_ABI::simd
