@@ -177,14 +177,16 @@ using experts_adapted =
 // On a core with two multiply-adds of 512 bits a cycle and 2 MB of its own (Emerald Rapids) products with
 // everything run at 0.6 (down) and 0.85 (up) of the peak, the sums at 0.38 and the expansion at 0.46: a
 // quarter of the products for the same rows of x and y. It takes 0.46 there with 1024 columns and 0.59 with
-// 4096 (0.73 and 1.1 before rows were asked for in advance). Tried for the sums: lanes as ranks and permuted
-// tokens (0.139: a permutation and a multiply-add take 1.33 steps, and random places need 1.3 times as many),
-// three and four rows that share loads (1.00 and 1.02 of two: the lists become short), the two rows of a pair
-// in turns (1.00), sums of a block added last (1.00), registers of a column apart (1.00), stores of half a
-// register (1.00), 48 and more tokens (1.00, 1.03), blocks of 32 to 128 columns, lines of x asked for in
-// advance (1.00: asking costs as much as two loads); for the expansion: unrolled lists, more tokens a panel
-// (1.00), wider panels (1.11), lines asked for in advance, pairs of tokens with many ranks in common that
-// load those once (0.95, and finding pairs takes 0.08).
+// 4096 (0.73 and 1.1 before rows were asked for in advance).
+//
+// Tried, on the Zen 4, for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a
+// multiply-add take 1.33 steps, and random places need 1.3 times as many), three and four rows that share
+// loads (1.00 and 1.02 of two: the lists become short), the two rows of a pair in turns (1.00), sums of a
+// block added last (1.00), registers of a column apart (1.00), stores of half a register (1.00), 48 and more
+// tokens (1.00, 1.03), blocks of 32 to 128 columns, lines of x asked for in advance (1.00: asking costs as
+// much as two loads); for the expansion: unrolled lists, more tokens a panel (1.00), wider panels (1.11),
+// lines asked for in advance, pairs of tokens with many ranks in common that load those once (0.95, and
+// finding pairs takes 0.08).
 template <index_t Width>
 void add_gated(std::vector<bench::group>& groups, const std::string& name) {
     const double full = 4.0 * tokens * Width;

@@ -88,7 +88,9 @@ TEMPLATE_TEST_CASE("ranks: chosen rows against their plain twins", "[kernel][ran
 
 TEST_CASE("ranks: rows that come from memory get the same bits", "[kernel][ranks]") {
     // So many that they are asked for in advance; a block of them lies near.
-    const index_t width = 1040, k = 3, ranks = 5, block = 100;
+    const index_t width = 1040, k = 3, ranks = 5,
+                  block = std::min<index_t>(100, kernel::near_bytes() / (4 * width) - 1);
+    REQUIRE(block > 0);
     const index_t tokens = kernel::near_bytes() / (4 * width) + 70;
     panel_matrices<float> b(1, ranks, width, 3);
     guarded_rows<float> far(tokens, width, 4), near = far, weight(1, tokens * k, 5);

@@ -22,13 +22,17 @@ TEST_CASE("streaming: large results in whole registers only", "[kernel][streamin
     CHECK_FALSE(kernel::streams(matrix_view<float>{}));
 }
 
-TEST_CASE("streaming: rows beyond an eighth of the last cache are asked for", "[kernel][streaming]") {
+TEST_CASE("streaming: rows that do not lie near are asked for", "[kernel][streaming]") {
     const index_t cols = 64, most = kernel::near_bytes() / (4 * cols);
     float value = 0;
     CHECK_FALSE(kernel::asks_ahead(matrix_view<float>(&value, most, cols)));
     CHECK(kernel::asks_ahead(matrix_view<float>(&value, most + 1, cols)));
     CHECK(kernel::asks_ahead(matrix_view<double>(nullptr, most / 2 + 1, cols)));
     CHECK_FALSE(kernel::asks_ahead(matrix_view<const float>{}));
+    constexpr index_t mb = index_t{1} << 20;
+    static_assert(kernel::near_bytes({mb, 32 * mb, false}) == 4 * mb);
+    static_assert(kernel::near_bytes({mb, 96 * mb, false}) == 12 * mb);
+    static_assert(kernel::near_bytes({2 * mb, 300 * mb, true}) == mb / 2);
 }
 
 TEST_CASE("streaming: a sum in four registers takes every value once", "[kernel][streaming]") {

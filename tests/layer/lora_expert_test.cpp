@@ -117,6 +117,18 @@ TEST_CASE("lora_expert: gradients, float and double, threads, no token", "[layer
         batch::ragged({3}));
     using wide = moe<experts<4, lora_expert<swiglu<33, 70>, rank3>>, route::top_k<2>>;
     CHECK(mox_test::same_for_threads<wide>(batch::ragged({70, 0, 31})));
+    using wide_plain = moe<experts<4, lora_expert<mlp<33, 70, activation::relu, bias::with>, dropping>>,
+                           route::top_k<2>, gate::softmax>;
+    CHECK(mox_test::same_for_threads<wide_plain>(batch::ragged({70, 0, 31})));
+    // Updates that are used and not trained, beside a router that is and one that is not; two shared layers.
+    constexpr adapter_spec kept{.rank = 2, .alpha = 6, .frozen = true};
+    mox_test::gradients<mixture<lora_expert<gated, kept>>>(rows);
+    mox_test::gradients<mixture<lora_expert<plain, kept>, shared<swiglu<7, 3>>, shared<swiglu<7, 2>>>>(rows);
+    using nothing = mixture<lora_expert<plain, kept>, route::frozen_linear_scorer>;
+    CHECK(params<nothing>::trained_count() == 0);
+    mox_test::gradients<stack<linear<7, 7>, nothing>>(rows);
+    mox_test::gradients<moe<experts<3, lora_expert<gated, rank2>>, route::top_k<1>, gate::softmax,
+                            capacity::per_sequence<1, capacity::overflow::token>>>(rows);
     CHECK(mox_test::nothing_from_no_token<mixture<lora_expert<gated, rank2>>>());
     CHECK(mox_test::nothing_from_no_token<mixture<lora_expert<plain, dropping>>>());
     CHECK(mox_test::float_distance<wide>(batch::ragged({20, 11}), 3) < 2e-4);

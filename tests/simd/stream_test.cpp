@@ -45,8 +45,11 @@ TEST_CASE("stream: the largest cache has a size that caches have", "[simd][strea
     CHECK(bytes <= index_t{16} << 30);
     CHECK(simd::last_level_cache() == bytes);
     CHECK(bytes <= simd::caches().last);
-    CHECK(bytes < simd::socket_cache);
     CHECK(simd::caches().second >= index_t{64} << 10);
     CHECK(simd::caches().second <= simd::caches().last);
     simd::prefetch_near(nullptr);
+    // Of a cache for a socket a core has a part.
+    constexpr index_t mb = index_t{1} << 20;
+    static_assert(simd::last_level_cache({mb, 96 * mb, false}) == 96 * mb);
+    static_assert(simd::last_level_cache({2 * mb, 300 * mb, true}) == 32 * mb);
 }

@@ -6,6 +6,7 @@
 #include <mox/mox.hpp>
 
 #include "../support/catch.hpp"
+#include "../support/gradients.hpp"
 #include "../support/layers.hpp"
 
 using namespace mox;
@@ -60,22 +61,11 @@ TEST_CASE("hidden_loss: value and gradient against differences", "[train][hidden
 
     params<net, double> g;
     run_backward(w, std::vector<double>(35, 0.0), t, g);
-    for (const auto& info : params<net, double>::tensors()) {
-        const auto values = w.read(info), gradient = g.read(info);
-        const std::size_t i = values.size() / 2;
-        auto moved = values;
-        const auto at = [&](double step) {
-            moved[i] = values[i] + step;
-            w.write(info, moved);
-            return value();
-        };
-        const double slope = (at(1e-5) - at(-1e-5)) / 2e-5;
-        w.write(info, values);
-        INFO(info.path);
-        CHECK(std::abs(slope - gradient[i]) < 1e-8);
+    mox_test::for_each_slope(w, g, value, [&](const tensor_info& info, double slope, double gradient) {
+        CHECK(std::abs(slope - gradient) < 1e-8);
         // What comes after the last observed input has no part in it.
-        CHECK((gradient[i] == 0) == (info.path == "2.0.weight"));
-    }
+        CHECK((gradient == 0) == (info.path == "2.0.weight"));
+    });
     const double before = value();
     hidden.set_weight(0.6);
     CHECK(value() == Approx(2 * before));
@@ -120,6 +110,8 @@ TEST_CASE("hidden_loss: bad input is refused, no rows are nothing", "[train][hid
     run_forward(random_params<less, double>(2), x, rows, few);
     CHECK_THROWS_WITH(hidden.value(), Contains("must show the same layers"));
 
+    hidden.learn();
+    CHECK_THROWS_WITH(hidden.value(), Contains("must show the same layers"));
     hidden.set_weight(2);
     hidden.teach();
     run_infer(w, {}, batch::ragged({0}), t);

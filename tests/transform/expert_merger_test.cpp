@@ -273,6 +273,9 @@ TEST_CASE("expert_merger: bad input is refused", "[transform][expert_merging]") 
     const merger all(base, {&base});
     CHECK_THROWS_WITH(all.coefficient("bias", 0), Contains("tensor 'bias' is not merged"));
     CHECK_THROWS_WITH(all.coefficient("weight", 1), Contains("below the numbers of experts and chunks"));
+    using still = stack<frozen<linear<3, 2>>, linear<2, 2>>;
+    const auto u = random_params<still, double>(1), v = random_params<still, double>(2);
+    CHECK_THROWS_WITH((expert_merger<still, double>(u, {&v})), Contains("tensor '0.0.weight' is frozen"));
     // Everything fixed: nothing to learn.
     merger none(base, {&base}, {.fixed = {"weight"}});
     CHECK(none.raw().empty());

@@ -171,48 +171,69 @@ TEST_CASE("golden: merged and unmerged lora", "[golden][transform]") {
     CHECK(distance(plain.read("weight"), mox_test::transposed(r.file.tensor("out.W_unmerged"))) < 1e-13);
 }
 
-TEST_CASE("merge: a choice of all ranks, and adapters that are observed", "[transform][lora]") {
-    using plain = stack<linear<6, 16>, attend<as_they_are>>;
-    using whole =
-        stack<lora<linear<6, 16>, rank3, rank_gate::strongest<3>>, attend<as_observed<with_lora<rank3>>>>;
-    const auto w = mox_test::random_params<whole, double>(4, 0.3);
-    params<plain, double> merged;
-    copy_matching(w, merged);
-    const auto before = merged;
-    CHECK(merge(w, merged) == 3);
-    const auto rows = batch::ragged({4, 0, 7});
-    const auto x = normal_numbers<double>(66, 1);
-    tape<plain, double> t;
-    tape<whole, double> u;
-    const auto y = run_forward(w, x, rows, u);
-    CHECK(distance(run_forward(merged, x, rows, t), y) < 1e-12);
-    CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
-    CHECK(unmerge(w, merged) == 3);
-    CHECK(std::equal(merged.flat().begin(), merged.flat().end(), before.flat().begin()));
-}
+namespace {
 
-TEST_CASE("merge: updates of each expert of a mixture", "[transform][lora]") {
-    using bank = moe<experts<3, swiglu<16, 9>>, route::top_k<2>>;
-    using plain_bank = moe<experts<4, mlp<16, 5, activation::relu, bias::with>>, route::top_k<1>>;
-    using plain = stack<linear<6, 16>, residual<bank>, repeat<2, residual<plain_bank>>>;
-    using whole =
-        stack<lora<linear<6, 16>, rank3>,
-              residual<moe<experts<3, lora_expert<swiglu<16, 9>, rank3>>, route::top_k<2>>>,
-              repeat<2, residual<moe<experts<4, lora_expert<mlp<16, 5, activation::relu, bias::with>, rank3>>,
-                                     route::top_k<1>, route::frozen_linear_scorer>>>>;
-    const auto w = mox_test::random_params<whole, double>(4, 0.3);
-    params<plain, double> merged;
+// The merged network computes the same, and unmerge gives the base back.
+template <class Plain, class Adapted>
+void check_merge(index_t tensors) {
+    const auto w = mox_test::random_params<Adapted, double>(4, 0.3);
+    params<Plain, double> merged;
     copy_matching(w, merged);
     const auto before = merged;
-    CHECK(merge(w, merged) == 1 + 2 + 4);
+    CHECK(merge(w, merged) == tensors);
     const auto rows = batch::ragged({4, 0, 7});
     const auto x = normal_numbers<double>(66, 1);
-    tape<plain, double> t;
-    tape<whole, double> u;
+    tape<Plain, double> t;
+    tape<Adapted, double> u;
     const auto y = run_forward(w, x, rows, u);
     CHECK(distance(run_forward(merged, x, rows, t), y) < 1e-12);
     CHECK(distance(run_forward(before, x, rows, t), y) > 1e-3);
     CHECK_THROWS_WITH(merge(w, merged), Contains("merged already"));
-    CHECK(unmerge(w, merged) == 7);
+    CHECK(unmerge(w, merged) == tensors);
     CHECK(std::equal(merged.flat().begin(), merged.flat().end(), before.flat().begin()));
+}
+
+}  // namespace
+
+TEST_CASE("merge: a choice of all ranks, and adapters that are observed", "[transform][lora]") {
+    using plain = stack<linear<6, 16>, attend<as_they_are>>;
+    using whole =
+        stack<lora<linear<6, 16>, rank3, rank_gate::strongest<3>>, attend<as_observed<with_lora<rank3>>>>;
+    check_merge<plain, whole>(3);
+}
+
+TEST_CASE("merge: updates of each expert of a mixture", "[transform][lora]") {
+    using gated = swiglu<16, 9>;
+    using two_maps = mlp<16, 5, activation::relu, bias::with>;
+    using plain = stack<linear<6, 16>, residual<moe<experts<3, gated>, route::top_k<2>>>,
+                        repeat<2, residual<moe<experts<4, two_maps>, route::top_k<1>>>>>;
+    using whole = stack<lora<linear<6, 16>, rank3>,
+                        residual<observed<moe<experts<3, lora_expert<gated, rank3>>, route::top_k<2>>>>,
+                        repeat<2, residual<moe<experts<4, lora_expert<two_maps, rank3>>, route::top_k<1>,
+                                               route::frozen_linear_scorer>>>>;
+    check_merge<plain, whole>(1 + 2 + 4);
+}
+
+TEST_CASE("merge: into a network with layers that only wrap another one", "[transform][lora]") {
+    using bank = moe<experts<3, swiglu<16, 9>>, route::top_k<2>, shared<frozen<linear<16, 16>>>>;
+    using adapted_bank = moe<experts<3, lora_expert<swiglu<16, 9>, rank3>>, route::top_k<2>,
+                             shared<lora<linear<16, 16>, rank3>>>;
+    using plain = stack<observed<linear<6, 16>>, depth<residual<bank>, route::learned, keep_permille<500>>,
+                        frozen<attend<as_they_are>>>;
+    using whole =
+        stack<lora<linear<6, 16>, rank3>, depth<residual<adapted_bank>, route::learned, keep_permille<500>>,
+              frozen<attend<with_lora<rank3>>>>;
+    check_merge<plain, whole>(1 + 2 + 1 + 2);
+    // Nothing is written when one of the maps differs.
+    const auto w = mox_test::random_params<whole, double>(4, 0.3);
+    params<plain, double> to;
+    copy_matching(w, to);
+    auto down = to.read("1.0.0.down");
+    down[3] += 1;
+    to.write("1.0.0.down", down);
+    const std::vector<double> before(to.flat().begin(), to.flat().end());
+    CHECK_THROWS_WITH(merge(w, to), Contains("tensor '1.0.0.down' of the target"));
+    CHECK(std::equal(before.begin(), before.end(), to.flat().begin()));
+    params<linear<6, 16>, double> other;
+    CHECK_THROWS_WITH(merge(w, other), Contains("the target has no tensor"));
 }

@@ -14,8 +14,9 @@
 namespace mox::inline MOX_ABI::kernel {
 
 /// Whether a kernel should write `to` past the caches: its rows start at whole registers, and the result is
-/// larger than half of the last cache. (Measured with 32 MB, rms_norm and a reader of its result, streaming
-/// against ordinary stores: 1.5 times the time at 8 MB, 1.16 at 12, 1.00 at 16, 0.81 at 24, 0.72 at 32.)
+/// larger than half of simd::last_level_cache. (Measured with 32 MB, rms_norm and a reader of its result,
+/// streaming against ordinary stores: 1.5 times the time at 8 MB, 1.16 at 12, 1.00 at 16, 0.81 at 24, 0.72
+/// at 32.)
 template <class T, class Arch = simd::default_arch>
 bool streams(const matrix_view<T>& to) noexcept {
     if constexpr (!simd::has_streaming<T, Arch>) return false;
@@ -24,14 +25,14 @@ bool streams(const matrix_view<T>& to) noexcept {
            reinterpret_cast<std::uintptr_t>(to.data) % sizeof(simd::batch<T, Arch>) == 0;
 }
 
-/// Bytes of rows whose lines the hardware brings in time, wherever they are taken. (Measured with a last
-/// cache of 32 MB, an adapter of 1024 columns, 8 of 32 ranks, time with asking in advance in units of that
-/// without: rows of 2 MB 1.015, 3 and 4 MB 1.00, 6 MB 0.88, 8 MB 0.80; 512 rows of 4096 columns 0.6. With 2
-/// MB for a core and 300 MB for the socket: half a MB 1.0, 1 MB 0.8, 2 MB 0.56, 8 MB 0.5.)
-inline index_t near_bytes() noexcept {
-    const simd::cache_sizes& sizes = simd::caches();
-    return sizes.last < simd::socket_cache ? sizes.last / 8 : sizes.second / 4;
+/// Up to so many bytes of rows asking for them in advance does not pay. (Measured with a last cache of 32 MB,
+/// an adapter of 1024 columns, 8 of 32 ranks, time with asking in units of that without: rows of 2 MB 1.015,
+/// 3 and 4 MB 1.00, 6 MB 0.88, 8 MB 0.80; 512 rows of 4096 columns 0.6. With 2 MB for a core and 300 MB for
+/// the socket: half a MB 1.0, 1 MB 0.8, 2 MB 0.56, 8 MB 0.5.)
+constexpr index_t near_bytes(const simd::cache_sizes& sizes) noexcept {
+    return sizes.of_socket ? sizes.second / 4 : sizes.last / 8;
 }
+inline index_t near_bytes() noexcept { return near_bytes(simd::caches()); }
 
 /// Whether a kernel that takes `x` in pieces, a few columns of many rows, should ask for them in advance: the
 /// hardware fetches ahead along a row, not from row to row. Where the rows lie in a cache it only costs.

@@ -158,12 +158,36 @@ struct two_matrix_ffn {
         ctx.save(bank_record<T>{rows, x, pre});
     }
 
+    /// dh: in, the gradients of the hidden rows for weight 1; out, gate * h. pre: in, the pre-activations;
+    /// out, their gradients. dgate: one value per slot, or null.
+    template <class T>
+    static void hidden_backward(context<T>& ctx, tensor_list<const T> w, const bank_rows<T>& rows,
+                                matrix_view<T> pre, matrix_view<T> dh, kernel::row_source<const T> dy,
+                                T* dgate) {
+        using arch = simd::default_arch;
+        kernel::for_each_unit(
+            ctx.exec, rows.groups, 1, [&](index_t e, index_t begin, index_t end, index_t, index_t) {
+                for (index_t s = begin; s < end; ++s) {
+                    const T weight = rows.gate ? rows.gate[s] : T(1);
+                    T d;
+                    if constexpr (Gated) {
+                        d = kernel::gated_backward_row<T, arch, Act>(pre.row(s), dh.row(s), H, weight);
+                    } else {
+                        d = kernel::plain_backward_row<T, arch, Act>(pre.row(s), dh.row(s), H, weight);
+                    }
+                    if (dgate) {
+                        if constexpr (biased) d += kernel::dot_row<T>(dy(s), w[3] + e * D, D);
+                        dgate[s] = d;
+                    }
+                }
+            });
+    }
+
     /// Gradients of a bank_forward. dgate: one value per slot, or null. dx is overwritten; rows without a
     /// slot become zero.
     template <class T>
     static void bank_backward(context<T>& ctx, tensor_list<const T> w, tensor_list<T> g,
                               matrix_view<const T> dy, matrix_view<T> dx, T* dgate) {
-        using arch = simd::default_arch;
         const auto saved = ctx.template restore<bank_record<T>>();
         const bank_rows<T>& rows = saved.rows;
         const arena_scope scope(*ctx.scratch);
@@ -173,23 +197,7 @@ struct two_matrix_ffn {
 
         kernel::grouped_transposed<T>(ctx.exec, rows.groups, dy_rows, D, second_map(w[1]),
                                       {kernel::row_source<T>(dh), H, nullptr, false});
-        // After this pass dh holds gate * h and pre holds the gradients of the pre-activations.
-        kernel::for_each_unit(
-            ctx.exec, rows.groups, 1, [&](index_t e, index_t begin, index_t end, index_t, index_t) {
-                for (index_t s = begin; s < end; ++s) {
-                    const T weight = rows.gate ? rows.gate[s] : T(1);
-                    T d;
-                    if constexpr (Gated) {
-                        d = kernel::gated_backward_row<T, arch, Act>(saved.pre.row(s), dh.row(s), H, weight);
-                    } else {
-                        d = kernel::plain_backward_row<T, arch, Act>(saved.pre.row(s), dh.row(s), H, weight);
-                    }
-                    if (dgate) {
-                        if constexpr (biased) d += kernel::dot_row<T>(dy_rows(s), w[3] + e * D, D);
-                        dgate[s] = d;
-                    }
-                }
-            });
+        hidden_backward(ctx, w, rows, saved.pre, dh, dy_rows, dgate);
         if (g[0]) {
             kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups, kernel::row_source<const T>(dh),
                                                dy_rows, D, second_map(g[1]), ctx.accumulate);

@@ -16,7 +16,8 @@ namespace mox::inline MOX_ABI {
 ///     moe<experts<8, swiglu<64, 96>>, policies...>
 ///     moe<experts<8, lora_expert<swiglu<64, 96>, r8>>, policies...>
 /// The router is trained as before; route::frozen_linear_scorer keeps it. Expert: mox::swiglu,
-/// mox::gated_ffn or mox::mlp, with weights of full precision.
+/// mox::gated_ffn or mox::mlp, with weights of full precision; mox::with_weights leaves it alone, so merge
+/// before packing.
 template <class Expert, adapter_spec Spec>
 struct lora_expert {
     static_assert(!std::is_same_v<Expert, Expert>,
@@ -117,8 +118,10 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
                                           activate(w, e, r.pre.row(s), h.row(s));
                                   });
         }
+        const auto place = [&](index_t n, index_t cols) { return ctx.temporary(n, cols); };
         back::project(ctx, groups, w[down_at],
-                      kernel::row_source<const T>(detail::dropped_rows<T>(ctx, r.drop, down_at, h)), r.zd);
+                      kernel::row_source<const T>(detail::dropped_rows<T>(ctx, r.drop, down_at, h, place)),
+                      r.zd);
         kernel::grouped_product_to_tokens<T>(ctx.exec, groups, rows.token, kernel::row_source<const T>(h),
                                              rows.gate, base::second_map(w[1]), y, accumulate);
         kernel::grouped_product_to_tokens<T>(
@@ -151,27 +154,16 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
                                        back::stack(back::ranks::down(w[down_at], experts)),
                                        {kernel::row_source<T>(to), H, nullptr, true});
         });
-        // After this pass dh holds gate * h, pre the gradients of the pre-activations, and zd gate * zd.
-        kernel::for_each_unit(
-            ctx.exec, groups, 1, [&](index_t e, index_t begin, index_t end, index_t, index_t) {
-                for (index_t s = begin; s < end; ++s) {
-                    const T weight = rows.gate ? rows.gate[s] : T(1);
-                    T d;
-                    if constexpr (Gated) {
-                        d = kernel::gated_backward_row<T, arch, Act>(r.pre.row(s), dh.row(s), H, weight);
-                    } else {
-                        d = kernel::plain_backward_row<T, arch, Act>(r.pre.row(s), dh.row(s), H, weight);
-                    }
-                    for (index_t j = 0; j < Spec.rank; ++j) r.zd(s, j) *= weight;
-                    if (!dgate) continue;
-                    if constexpr (base::biased) d += kernel::dot_row<T>(dy_rows(s), w[3] + e * D, D);
-                    dgate[s] = d;
-                }
-            });
+        base::hidden_backward(ctx, w, rows, r.pre, dh, dy_rows, dgate);
         if (g[down_at]) {
-            back::gradients(ctx, groups, g[down_at], g[down_at + 1],
-                            kernel::row_source<const T>(detail::dropped_rows<T>(ctx, r.drop, down_at, dh)),
-                            kernel::row_source<const T>(r.zd), dy_rows, dz);
+            for (index_t i = 0; rows.gate && i < slots; ++i) {
+                for (index_t j = 0; j < Spec.rank; ++j) r.zd(i, j) *= rows.gate[i];
+            }
+            const auto place = [&](index_t n, index_t cols) { return ctx.temporary(n, cols); };
+            back::gradients(
+                ctx, groups, g[down_at], g[down_at + 1],
+                kernel::row_source<const T>(detail::dropped_rows<T>(ctx, r.drop, down_at, dh, place)),
+                kernel::row_source<const T>(r.zd), dy_rows, dz);
         }
         if (ctx.input_gradient) {
             kernel::grouped_transposed_to_tokens<T>(ctx.exec, groups, rows.token,

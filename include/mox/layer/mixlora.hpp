@@ -276,12 +276,8 @@ struct mixlora {
                 for (index_t s = 0; s < slots; ++s) {
                     for (index_t j = 0; j < rank; ++j) dz(s, j) *= plan.gate[s];
                 }
-                kernel::grouped_weight_gradient<T>(ctx.exec, groups, kernel::row_source<const T>(u), dy_rows,
-                                                   D, back::stack(back::ranks::up(g[down_at + 1], E)),
-                                                   ctx.accumulate);
-                kernel::grouped_weight_gradient<T>(
-                    ctx.exec, groups, kernel::row_source<const T>(dz), kernel::row_source<const T>(r.vd), H,
-                    back::stack(back::ranks::down(g[down_at], E)), ctx.accumulate);
+                back::gradients(ctx, groups, g[down_at], g[down_at + 1], kernel::row_source<const T>(r.vd),
+                                kernel::row_source<const T>(u), dy_rows, dz);
             }
         }
         // The hidden rows' gradients carry the gate; then through the activation, into a and c, in their

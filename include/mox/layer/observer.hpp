@@ -28,7 +28,7 @@ public:
     observer_ref() noexcept = default;  // nobody
 
     template <class O>
-    requires(!std::same_as<std::remove_cvref_t<O>, observer_ref> &&
+    requires(std::is_object_v<O> && !std::same_as<std::remove_cvref_t<O>, observer_ref> &&
              std::invocable<O&, const observation<T>&>) explicit observer_ref(O& o) noexcept
         : self_(const_cast<void*>(static_cast<const void*>(std::addressof(o)))),
           see_([](void* self, const observation<T>& seen) { (*static_cast<O*>(self))(seen); }) {

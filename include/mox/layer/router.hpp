@@ -137,6 +137,7 @@ struct router {
                              .cols = outputs,
                              .init = fill::small};
             if constexpr (requires { scorer::init; }) linear.init = scorer::init;
+            if constexpr (requires { scorer::trained; }) linear.trained = scorer::trained;
             return std::array{linear};
         }
     }();

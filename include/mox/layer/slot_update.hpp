@@ -66,6 +66,7 @@ private:
     template <class T>
     static void scaled(context<T>& ctx, matrix_view<T> z) {
         constexpr T s = static_cast<T>(Spec.scale());
+        if constexpr (Spec.scale() == 1) return;
         parallel_ranges(ctx.exec, z.rows, 256, [&](index_t begin, index_t end) {
             for (index_t t = begin; t < end; ++t) {
                 for (index_t j = 0; j < rank; ++j) z(t, j) *= s;
@@ -80,14 +81,21 @@ inline dropout_draw dropout_of_map(dropout_draw drop, index_t map) {
     return drop;
 }
 
-// What the update of a map reads: `from`, or a copy of it with values dropped.
+// What the update of a map reads: `from`, or a copy of it with values dropped, in what `place` gives.
+template <class T, class Place>
+matrix_view<const T> dropped_rows(context<T>& ctx, const dropout_draw& drop, index_t map,
+                                  std::type_identity_t<matrix_view<const T>> from, Place&& place) {
+    if (!drop.active()) return from;
+    const matrix_view<T> rest = place(from.rows, from.cols);
+    dropout_of_map(drop, map).template apply<T>(ctx.exec, from, rest, false);
+    return rest;
+}
+// The same, kept for backward.
 template <class T>
 matrix_view<const T> dropped_rows(context<T>& ctx, const dropout_draw& drop, index_t map,
                                   std::type_identity_t<matrix_view<const T>> from) {
-    if (!drop.active()) return from;
-    const matrix_view<T> rest = ctx.activation(from.rows, from.cols);
-    dropout_of_map(drop, map).template apply<T>(ctx.exec, from, rest, false);
-    return rest;
+    return dropped_rows<T>(ctx, drop, map, from,
+                           [&](index_t rows, index_t cols) { return ctx.activation(rows, cols); });
 }
 
 // to += what `add` adds to zeros, passed through the dropout of a map.

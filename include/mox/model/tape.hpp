@@ -59,10 +59,11 @@ public:
         static_assert(
             observed_count<Net>() > 0,
             "mox::tape::observe: the network shows nothing; wrap what is to be seen in mox::observed");
-        static_assert(std::is_invocable_v<O&, const observation<T>&>,
-                      "mox::tape::observe: the observer must be callable with a mox::observation of the "
-                      "tape's scalar type");
-        if constexpr (std::is_invocable_v<O&, const observation<T>&>) observer_ = observer_ref<T>(o);
+        constexpr bool fits = std::is_object_v<O> && std::is_invocable_v<O&, const observation<T>&>;
+        static_assert(fits,
+                      "mox::tape::observe: the observer must be an object, such as a lambda, that can be "
+                      "called with a mox::observation of the tape's scalar type");
+        if constexpr (fits) observer_ = observer_ref<T>(o);
     }
     void stop_observing() noexcept { observer_ = step_observer_ = {}; }
 

@@ -61,49 +61,53 @@ MOX_INLINE void prefetch_near(const void* p) noexcept {
 #endif
 }
 
-/// Bytes of the second and of the last cache, as the CPU reports them.
+/// The caches of a core, in bytes.
 struct cache_sizes {
     index_t second = index_t{1} << 20, last = index_t{32} << 20;
+    bool of_socket = false;  ///< the last one serves a whole socket: far from each core, and shared by many
 };
 
-/// Of this CPU; those of a usual one where it does not tell.
+/// As the CPU reports them; those of a usual one where it does not tell, or tells what cannot be.
 inline const cache_sizes& caches() noexcept {
     static const cache_sizes sizes = [] {
-        cache_sizes found{0, 0};
+        cache_sizes known;
 #if MOX_HAS_CPUID
         // The same table at two places: AMD's, then Intel's. A CPU answers unknown leaves with those of
         // another, so both are asked for first.
         const bool amd = detail::ask(0x80000000U, 0).eax >= 0x8000001dU &&
                          detail::has(detail::ask(0x80000001U, 0).ecx, detail::bits({22}));
+        index_t second = 0, last = 0;
         if (amd || detail::ask(0, 0).eax >= 4) {
             for (std::uint32_t i = 0; i < 8; ++i) {
                 const detail::cpuid_answer a = detail::ask(amd ? 0x8000001dU : 4U, i);
                 if ((a.eax & 31) == 0) break;  // no more caches
-                const index_t ways = static_cast<index_t>(a.ebx >> 22) + 1,
-                              parts = static_cast<index_t>(a.ebx >> 12 & 0x3ff) + 1,
-                              line = static_cast<index_t>(a.ebx & 0xfff) + 1,
-                              sets = static_cast<index_t>(a.ecx) + 1;
-                const index_t size = ways * parts * line * sets;
-                if ((a.eax >> 5 & 7) == 2) found.second = size;
-                found.last = std::max(found.last, size);
+                const double ways = static_cast<double>((a.ebx >> 22) + 1),
+                             parts = static_cast<double>((a.ebx >> 12 & 0x3ff) + 1),
+                             line = static_cast<double>((a.ebx & 0xfff) + 1),
+                             sets = static_cast<double>(a.ecx) + 1, size = ways * parts * line * sets;
+                const std::uint32_t level = a.eax >> 5 & 7;
+                if (level < 2 || size < 0x1p16 || size > 0x1p33) continue;
+                if (level == 2) second = static_cast<index_t>(size);
+                last = std::max(last, static_cast<index_t>(size));
             }
         }
+        if (last > 0) known.last = last;
+        if (second > 0) known.second = second;
+        known.second = std::min(known.second, known.last);
+        // AMD's last caches belong to a few cores, whatever their size.
+        known.of_socket = !amd && known.last >= index_t{64} << 20;
 #endif
-        const cache_sizes usual;
-        return cache_sizes{found.second > 0 ? found.second : usual.second,
-                           found.last > 0 ? found.last : usual.last};
+        return known;
     }();
     return sizes;
 }
 
-/// A last cache of this size and more is one for a whole socket: far from each core, and shared by many.
-inline constexpr index_t socket_cache = index_t{64} << 20;
-
-/// What one core can count on of the last cache. Of a cache for a socket that is no more than of one for a
-/// few cores (measured with 300 MB for a socket, rms_norm and a reader of its result, stores past the caches
+/// What one core can count on of a last cache. Of one for a socket that is no more than of one for a few
+/// cores (measured with 300 MB for a socket, rms_norm and a reader of its result, stores past the caches
 /// against ordinary ones: 1.17 times the time at 16 MB, 0.85 at 32, 0.75 at 64 and 128).
-inline index_t last_level_cache() noexcept {
-    return caches().last < socket_cache ? caches().last : index_t{32} << 20;
+constexpr index_t last_level_cache(const cache_sizes& sizes) noexcept {
+    return sizes.of_socket ? index_t{32} << 20 : sizes.last;
 }
+inline index_t last_level_cache() noexcept { return last_level_cache(caches()); }
 
 }  // namespace mox::inline MOX_ABI::simd

@@ -25,7 +25,7 @@ class hidden_loss {
 public:
     explicit hidden_loss(double weight = 1) { set_weight(weight); }
 
-    /// From the next pass on.
+    /// From now on; not between a pass and its backward.
     void set_weight(double weight) {
         check::that(weight >= 0, "mox::hidden_loss", "argument 'weight' must not be negative");
         weight_ = weight;
@@ -46,8 +46,9 @@ public:
     /// The loss of the pass that learned. Throws mox::error when it has shown other layers than the
     /// teacher's, or when there was more than one after learn().
     T value() const {
-        if (learned_ == 0) return T(0);
+        if (teaches_) return T(0);
         check_layers();
+        if (learned_ == 0) return T(0);
         return static_cast<T>(weight_ * sum_ / static_cast<double>(learned_));
     }
 

@@ -17,6 +17,7 @@ consteval bool has_adapters() {
     bool found = adapter_of<L>::found;
     if constexpr (requires { L::body::rank; }) found = true;
     if constexpr (requires { L::body::update_rank; }) found = true;
+    if constexpr (requires { L::update_rank; }) found = true;
     if constexpr (requires { L::chooses_update; }) found = true;
     for_each_index<children_of<L>::size>(
         [&](auto i) { found = found || has_adapters<typename children_of<L>::template at<i>>(); });
@@ -67,7 +68,8 @@ public:
     using expert_list = std::vector<const params<Net, T>*>;
 
     /// Keeps the base and the differences; the networks are not needed afterwards. Throws mox::error without
-    /// experts, for a start outside (0, 1), and for a name in `fixed` that no matrix has.
+    /// experts, for a start outside (0, 1), for a name in `fixed` that no matrix has, and when frozen tensors
+    /// differ.
     expert_merger(const params<Net, T>& base, const expert_list& experts,
                   const expert_merger_options& options = {})
         : base_(base), experts_(ssize_of(std::span(experts))), start_(options.start) {
@@ -79,6 +81,10 @@ public:
                     "argument 'base' must hold the frozen tensors too; gradients are no network");
         std::vector<std::string> unknown = options.fixed;
         for (const tensor_info& t : params<Net, T>::tensors()) {
+            for (const params<Net, T>* e : experts) {
+                check::that(t.spec.trained || e->read(t) == base.read(t), call,
+                            "tensor '" + t.path + "' is frozen and must be the same in all networks");
+            }
             if (!is_matrix(t) || std::erase(unknown, t.path) > 0) continue;
             const index_t chunks = options.chunks_of ? options.chunks_of(t) : options.chunks;
             check::that(chunks >= 0, call, "option 'chunks' must not be negative");

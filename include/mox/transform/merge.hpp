@@ -59,6 +59,10 @@ consteval bool check_mergeable() {
             "mox::merge: experts are chosen token by token, so their updates are not one matrix and "
             "cannot be merged");
     }
+    static_assert(
+        !requires { L::update_rank; },
+        "mox::merge: mox::lora_expert is for the experts of a mixture; a feed-forward network alone "
+        "has its adapters as mox::adapted_ffn");
     if constexpr (requires { L::chooses_update; }) {
         static_assert(!L::chooses_update,
                       "mox::merge: the update of this layer depends on the token or on the labels of the "
@@ -79,7 +83,7 @@ consteval bool check_mergeable() {
 // A map of the plain network: what adapters froze, and what they make of it.
 template <class T>
 struct merged_map {
-    std::string path;
+    std::string place;
     std::vector<T> base, merged;
 };
 
@@ -162,12 +166,12 @@ void merge_experts(const params<From, T>& from, std::type_identity<Moe>, const s
 template <class From, class T>
 std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
     std::vector<merged_map<T>> all;
-    const auto map_of = [&](const std::string& tensor, const std::string& path) -> merged_map<T>& {
+    const auto map_of = [&](const std::string& tensor, const std::string& place) -> merged_map<T>& {
         for (merged_map<T>& known : all) {
-            if (known.path == path) return known;
+            if (known.place == place) return known;
         }
         const std::vector<T> values = from.read(tensor);
-        return all.emplace_back(merged_map<T>{path, values, values});
+        return all.emplace_back(merged_map<T>{place, values, values});
     };
     std::string scaled;        // the adapter inside the last layer with magnitudes
     std::string parts, plain;  // the last layer whose parts have adapters
@@ -205,6 +209,16 @@ std::vector<merged_map<T>> merged_maps(const params<From, T>& from) {
     return all;
 }
 
+// The tensor of `to` at a place (its path without the levels of layers that only wrap another one).
+template <class To, class T>
+tensor_info tensor_at(std::string_view call, const std::string& place) {
+    std::vector<std::string> places;
+    paths_without_wrappers<To>("", places);
+    const auto found = std::find(places.begin(), places.end(), place);
+    if (found == places.end()) check::fail(call, "the target has no tensor '" + place + "'");
+    return params<To, T>::tensors()[static_cast<std::size_t>(found - places.begin())];
+}
+
 template <class T>
 bool same_values(const std::vector<T>& a, const std::vector<T>& b) {
     return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
@@ -222,13 +236,15 @@ template <class From, class To, class T>
 index_t merge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
     const auto all = detail::merged_maps(from);
+    std::vector<tensor_info> targets;
     for (const auto& map : all) {
-        check::that(detail::same_values(to.read(map.path), map.base), "mox::merge",
-                    "tensor '" + map.path +
+        targets.push_back(detail::tensor_at<To, T>("mox::merge", map.place));
+        check::that(detail::same_values(to.read(targets.back()), map.base), "mox::merge",
+                    "tensor '" + targets.back().path +
                         "' of the target must be the adapter's frozen map, but it differs: it is merged "
                         "already, or it was trained on");
     }
-    for (const auto& map : all) to.write(map.path, map.merged);
+    for (std::size_t i = 0; i < all.size(); ++i) to.write(targets[i], all[i].merged);
     return static_cast<index_t>(all.size());
 }
 
@@ -238,11 +254,13 @@ template <class From, class To, class T>
 index_t unmerge(const params<From, T>& from, params<To, T>& to) {
     static_assert(detail::check_mergeable<From>());
     const auto all = detail::merged_maps(from);
+    std::vector<tensor_info> targets;
     for (const auto& map : all) {
-        check::that(detail::same_values(to.read(map.path), map.merged), "mox::unmerge",
-                    "tensor '" + map.path + "' of the target is not merged with this adapter");
+        targets.push_back(detail::tensor_at<To, T>("mox::unmerge", map.place));
+        check::that(detail::same_values(to.read(targets.back()), map.merged), "mox::unmerge",
+                    "tensor '" + targets.back().path + "' of the target is not merged with this adapter");
     }
-    for (const auto& map : all) to.write(map.path, map.base);
+    for (std::size_t i = 0; i < all.size(); ++i) to.write(targets[i], all[i].base);
     return static_cast<index_t>(all.size());
 }
 

@@ -41,9 +41,9 @@ struct rewritten {
 }  // namespace detail
 
 /// `L` with every linear map, feed-forward network, expert and attention map in weight format `F`. Routers,
-/// norms, embeddings, adapters and biases stay as they are, so does mox::mixlora. Adapters around a packed
-/// map are trained on it (QLoRA, arXiv 2305.14314). A layer of your own takes part by specialising
-/// mox::rewrite_weights.
+/// norms, embeddings, adapters and biases stay as they are, so do mox::mixlora and the experts of
+/// mox::lora_expert (mox::merge first). Adapters around a packed map are trained on it (QLoRA, arXiv
+/// 2305.14314). A layer of your own takes part by specialising mox::rewrite_weights.
 template <class L, class F>
 struct rewrite_weights : detail::rewritten<L, F> {};
 
