@@ -129,6 +129,9 @@ MOX_NOINLINE void tile_transposed(const T* const* y, panel_view<const T, Arch> w
     for (index_t p = 0; p < panels; ++p) {
         const index_t width = w.width(p);
         const T* b = w.panel(p) + k0 * width;
+// Unrolled, GCC needs more registers for addresses than there are and moves an accumulator to memory
+// (measured on an Emerald Rapids: 0.65 instead of 0.77 of the peak).
+#pragma GCC unroll 1
         for (index_t i = 0; i < width; i += L, n += L) {
             batch bv[C];
 #pragma GCC unroll 8
