@@ -174,10 +174,9 @@ using experts_adapted =
 // apart with 1024 columns, of 0.235 ms (all ranks 0.68): the sparse sums and the turning of x 0.122 (0.07 at
 // the peak, 0.094 the sums alone), the expansion 0.101 (0.07 at the peak, 0.09 with the loads and stores of
 // y), the choice 0.006, what counts it 0.003. At the peak all of it would be 0.21 of the time of all ranks.
-// On a core with two multiply-adds of 512 bits a cycle and 2 MB of its own (Emerald Rapids) products with
-// everything run at 0.6 (down) and 0.85 (up) of the peak, the sums at 0.38 and the expansion at 0.46: a
-// quarter of the products for the same rows of x and y. It takes 0.46 there with 1024 columns and 0.59 with
-// 4096 (0.73 and 1.1 before rows were asked for in advance).
+// On a core with two multiply-adds of 512 bits a cycle and 2 MB of its own (Emerald Rapids) the sums run at
+// 0.38 of the peak and the expansion at 0.46: a quarter of the products for the same rows of x and y. It
+// takes 0.50 there with 1024 columns and 0.47 with 4096 (0.73 and 1.1 before rows were asked for in advance).
 //
 // Tried, on the Zen 4, for the sums: lanes as ranks and permuted tokens (0.139: a permutation and a
 // multiply-add take 1.33 steps, and random places need 1.3 times as many), three and four rows that share
