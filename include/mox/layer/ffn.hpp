@@ -23,6 +23,23 @@ struct bank_rows {
 
 namespace detail {
 
+// y[token] += gate * bias of the slot's expert, for every slot; biases of neighbouring experts lie `step`
+// apart (0: they share one).
+template <class T>
+void add_output_bias(context<T>& ctx, const bank_rows<T>& rows, const T* bias, index_t step,
+                     matrix_view<T> y) {
+    kernel::for_each_owner(
+        ctx.exec, rows.groups, rows.token, y.rows, y.cols, [](index_t, index_t, index_t, index_t) {},
+        [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
+            const T* b = bias + e * step;
+            for (index_t s = begin; s < end; ++s) {
+                T* to = y.row(rows.token ? rows.token[s] : s);
+                const T g = rows.gate ? rows.gate[s] : T(1);
+                for (index_t j = c0; j < c1; ++j) to[j] += g * b[j];
+            }
+        });
+}
+
 /// Two matrices with a non-linearity between them; Gated puts act(x Wg) * (x Wu) there.
 template <index_t D, index_t H, class Act, bool Gated, bias Bias>
 struct two_matrix_ffn {
@@ -90,21 +107,6 @@ struct two_matrix_ffn {
         return {{p, H, kernel::panel_layout<std::remove_const_t<T>>::padded(D)}};
     }
 
-    /// y[token] += gate * b_e for every slot.
-    template <class T>
-    static void add_output_bias(context<T>& ctx, const bank_rows<T>& rows, const T* bias, matrix_view<T> y) {
-        kernel::for_each_owner(
-            ctx.exec, rows.groups, rows.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
-            [&](index_t e, index_t begin, index_t end, index_t c0, index_t c1) {
-                const T* b = bias + e * D;
-                for (index_t s = begin; s < end; ++s) {
-                    T* to = y.row(rows.token ? rows.token[s] : s);
-                    const T g = rows.gate ? rows.gate[s] : T(1);
-                    for (index_t j = c0; j < c1; ++j) to[j] += g * b[j];
-                }
-            });
-    }
-
     /// y[token] (+)= gate * f_e(x[token]) for every slot; without `accumulate` other rows of y become zero.
     template <class T>
     static void bank_forward(context<T>& ctx, tensor_list<const T> w, bank_rows<T> rows,
@@ -154,7 +156,7 @@ struct two_matrix_ffn {
         kernel::grouped_product_to_tokens<T>(ctx.exec, rows.groups, rows.token,
                                              kernel::row_source<const T>(h), rows.gate, second_map(w[1]), y,
                                              accumulate);
-        if constexpr (biased) add_output_bias(ctx, rows, w[3], y);
+        if constexpr (biased) add_output_bias(ctx, rows, w[3], D, y);
         ctx.save(bank_record<T>{rows, x, pre});
     }
 

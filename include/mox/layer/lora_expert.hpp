@@ -32,7 +32,6 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
     static_assert(Spec.kept_ranks == 0, "mox::lora_expert: kept_ranks is for mox::lora; experts have none");
 
     using base = detail::two_matrix_ffn<D, H, Act, Gated, Bias>;
-    using expert_type = feed_forward<base>;
 
     static constexpr index_t in = D;
     static constexpr index_t out = D;
@@ -127,7 +126,7 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
         kernel::grouped_product_to_tokens<T>(
             ctx.exec, groups, rows.token, kernel::row_source<const T>(r.zd), rows.gate,
             back::stack(back::ranks::up(w[down_at + 1], groups.count)), y, true);
-        if constexpr (base::biased) base::add_output_bias(ctx, rows, w[3], y);
+        if constexpr (base::biased) detail::add_output_bias(ctx, rows, w[3], D, y);
         ctx.save(r);
     }
 

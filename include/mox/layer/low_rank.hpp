@@ -6,6 +6,8 @@
 // Both factors lie rank by rank (A: ranks x In, as checkpoints have it; B: ranks x Out), so that a rank, or
 // the ranks of an expert, are rows in memory.
 
+#include <vector>
+
 #include <mox/kernel/dense.hpp>
 #include <mox/kernel/dot.hpp>
 #include <mox/layer/dropout.hpp>
@@ -56,6 +58,20 @@ struct adapter_spec {
                 .trained = !frozen};
     }
 };
+
+namespace detail {
+
+// sum over ranks [first, last) of A_ri B_ro; both factors rank by rank, as params::read gives them.
+template <class T>
+double factor_product(const std::vector<T>& a, const std::vector<T>& b, std::size_t in, std::size_t out,
+                      std::size_t i, std::size_t o, std::size_t first, std::size_t last) {
+    double sum = 0;
+    for (std::size_t r = first; r < last; ++r)
+        sum += static_cast<double>(a[r * in + i]) * static_cast<double>(b[r * out + o]);
+    return sum;
+}
+
+}  // namespace detail
 
 /// f(x) = s drop(x) A' B: a bank of experts made of nothing but ranks.
 template <index_t In, index_t Out, adapter_spec Spec>

@@ -198,7 +198,8 @@ struct mixlora {
             const matrix_view<T> mixed = ctx.temporary(n, H);
             add_to_tokens(ctx, plan, plan.gate, r.v, mixed, 0);
             kernel::dense<T>(ctx.exec, down_map(w), mixed, y);
-            if constexpr (Spec.biases) add_bias(ctx, plan, w[bias_at + 1], y);
+            if constexpr (Spec.biases)
+                detail::add_output_bias<T>(ctx, {groups, plan.token, plan.gate}, w[bias_at + 1], 0, y);
         }
         if constexpr (Spec.down && !scales_down) {
             r.zd = ctx.activation(plan.slots, rank);
@@ -330,19 +331,6 @@ private:
     template <class T>
     static kernel::panel_view<const T> down_map(param_ref<mixlora, const T> w) {
         return w.template child<1>().template child<0>().template panels<0>();
-    }
-
-    // y(token) += gate * bias for every slot.
-    template <class T>
-    static void add_bias(context<T>& ctx, const route::plan<T>& plan, const T* bias, matrix_view<T> y) {
-        kernel::for_each_owner(
-            ctx.exec, plan.groups(), plan.token, y.rows, D, [](index_t, index_t, index_t, index_t) {},
-            [&](index_t, index_t begin, index_t end, index_t c0, index_t c1) {
-                for (index_t s = begin; s < end; ++s) {
-                    T* to = y.row(plan.token[s]);
-                    for (index_t j = c0; j < c1; ++j) to[j] += plan.gate[s] * bias[j];
-                }
-            });
     }
 
     // Units [j, j + count) of a slot's row, times the magnitudes where there are.

@@ -135,7 +135,7 @@ private:
         kernel::pack_rows<F, T>(ctx.exec, h, hidden);
         kernel::grouped_packed_to_tokens<F, T>(ctx.exec, rows.groups, rows.token, hidden, rows.gate, second,
                                                y, accumulate);
-        if constexpr (biased) plain::add_output_bias(ctx, rows, w[3], y);
+        if constexpr (biased) add_output_bias(ctx, rows, w[3], D, y);
     }
 };
 

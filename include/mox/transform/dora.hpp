@@ -34,9 +34,7 @@ std::vector<T> adapted_norms(const std::vector<T>& base, std::size_t columns, st
         for (std::size_t o = 0; o < out; ++o) {
             double sum = 0;
             for (std::size_t i = 0; i < in; ++i) {
-                double update = 0;
-                for (std::size_t r = e * rank; r < (e + 1) * rank; ++r)
-                    update += static_cast<double>(a[r * in + i]) * static_cast<double>(b[r * out + o]);
+                const double update = factor_product(a, b, in, out, i, o, e * rank, (e + 1) * rank);
                 const double v = static_cast<double>(base[i * columns + first + o]) + scale * update;
                 sum += v * v;
             }

@@ -115,9 +115,7 @@ void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vect
         T* const to = weight.data() + first + o;
         double square = 0;
         for (std::size_t i = 0; i < in; ++i) {
-            double sum = 0;
-            for (std::size_t r = 0; r < ranks; ++r)
-                sum += static_cast<double>(a[r * in + i]) * static_cast<double>(b[r * out + o]);
+            const double sum = factor_product(a, b, in, out, i, o, 0, ranks);
             column[i] = static_cast<double>(to[i * width]) + Layer::scale * sum;
             square += column[i] * column[i];
         }
@@ -141,9 +139,7 @@ void merge_experts(const params<From, T>& from, std::type_identity<Moe>, const s
         for (std::size_t row = 0; row < map.merged.size() / cols; ++row) {
             const std::size_t rank = row / in * ranks;  // the expert's first
             for (std::size_t o = 0; o < width; ++o) {
-                double sum = 0;
-                for (std::size_t r = rank; r < rank + ranks; ++r)
-                    sum += static_cast<double>(a[r * in + row % in]) * static_cast<double>(b[r * width + o]);
+                const double sum = factor_product(a, b, in, width, row % in, o, rank, rank + ranks);
                 T& to = map.merged[row * cols + first + o];
                 to = static_cast<T>(static_cast<double>(to) + body::update_scale * sum);
             }
