@@ -53,6 +53,8 @@ for group in "$@"; do
             ;;
         ci)
             want clang++ clang
+            # The sanitizers' runtime.
+            want "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.asan*.a" libclang-rt-dev
             want clang-format clang-format
             ;;
         *) echo "install_packages.sh: unknown group '$group'" >&2; exit 2 ;;

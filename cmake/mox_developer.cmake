@@ -20,4 +20,8 @@ if(MOX_SANITIZE)
     target_compile_options(mox_developer INTERFACE -fsanitize=${MOX_SANITIZE} -fno-sanitize-recover=all
                                                    -fno-omit-frame-pointer)
     target_link_options(mox_developer INTERFACE -fsanitize=${MOX_SANITIZE})
+    if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+        target_compile_options(mox_developer
+                               INTERFACE -fsanitize-ignorelist=${CMAKE_CURRENT_LIST_DIR}/sanitizer_ignore.txt)
+    endif()
 endif()
