@@ -334,6 +334,20 @@ TEST_CASE("a loss on hidden states allocates nothing after two steps", "[allocat
     REQUIRE(sum > 0);
 }
 
+TEST_CASE("distillation allocates nothing after its first call", "[allocation]") {
+    const std::vector<float> teacher(20 * 50, 0.25f), student(20 * 50, 0.5f);
+    std::vector<float> gradient(20 * 50);
+    const auto step = [&] {
+        return mox::distill<float>({student.data(), 20, 50}, {teacher.data(), 20, 50}, 2.0,
+                                   mox::matrix_view<float>(gradient.data(), 20, 50));
+    };
+    float sum = step();
+    count_allocations counter;
+    for (int s = 0; s < 5; ++s) sum += step();
+    REQUIRE(counter.stop() == 0);
+    REQUIRE(sum > 0);
+}
+
 TEST_CASE("drawing blocks and training only those allocates nothing after two steps", "[allocation]") {
     using blocks = mox::stack<mox::embedding<64, 8>, mox::repeat<4, mox::residual<mox::linear<8, 8>>>,
                               mox::linear<8, 64>>;

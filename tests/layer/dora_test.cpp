@@ -1,5 +1,6 @@
 #include <mox/layer/dora.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -116,4 +117,32 @@ TEST_CASE("dora: float, threads, no token", "[layer][lora]") {
     tape<net, double> t;
     CHECK(run_forward(w, {}, batch::ragged({0}), t).empty());
     CHECK(nothing_from_no_token<net>());
+}
+
+TEST_CASE("dora: an output whose weights are all zero stays zero, and learns", "[layer][lora]") {
+    auto w = random_params<net, double>(3);
+    auto base = w.read("0.0.0.weight");
+    for (std::size_t i = 0; i < 7; ++i) base[i * 9 + 4] = 0;
+    w.write("0.0.0.weight", base);
+    w.write("0.b", std::vector<double>(27, 0.0));
+    start_dora(w);
+    CHECK(w.read("magnitude")[4] == 0);
+    const auto x = normal_numbers<double>(5 * 7, 1), dy = normal_numbers<double>(5 * 9, 2);
+    const auto rows = batch::equal(1, 5);
+    tape<net, double> t;
+    params<net, double> g;
+    params<linear<7, 9>, double> only;
+    copy_matching(w, only);
+    tape<linear<7, 9>, double> u;
+    CHECK(distance(run_forward(w, x, rows, t), run_forward(only, x, rows, u)) < 1e-13);
+    const auto dx = run_backward(w, dy, t, g);
+    for (const double v : dx) REQUIRE(std::isfinite(v));
+    CHECK(g.read("magnitude")[4] == 0);
+    double largest = 0;
+    for (std::size_t r = 0; r < 3; ++r) largest = std::max(largest, std::abs(g.read("0.b")[r * 9 + 4]));
+    CHECK(largest > 0.01);
+    // Merging is the same function.
+    params<linear<7, 9>, double> merged = only;
+    merge(w, merged);
+    CHECK(distance(merged.read("weight"), only.read("weight")) < 1e-13);
 }

@@ -185,3 +185,24 @@ TEST_CASE("lora_expert: what it costs is told", "[layer][lora]") {
     CHECK(net::flops(1) == before::flops(1) + 2 * (6.0 * 2 * (7 + 19)));
     CHECK(net::active_share(1) == 0.5);
 }
+
+TEST_CASE("lora_expert: each map has a mask of its own", "[layer][lora]") {
+    // One feature and no base in front: a token's output is zero where its gate or its up update is dropped.
+    constexpr adapter_spec half{.rank = 2, .alpha = 4, .dropout = 0.5};
+    using net = moe<experts<1, lora_expert<swiglu<9, 7>, half>>, route::top_k<1>>;
+    auto w = random_params<net, double>(4);
+    for (const auto& info : params<net, double>::tensors()) {
+        if (info.path.ends_with("gate_up") || info.path.ends_with("down_b"))
+            w.write(info, std::vector<double>(w.read(info).size(), 0.0));
+    }
+    const std::size_t tokens = 400;
+    std::vector<double> features(9 * tokens, 0.0);
+    for (std::size_t i = 0; i < tokens; ++i) features[9 * i] = 1;
+    tape<net, double> t;
+    const auto y = run_forward(w, features, batch::equal(1, tokens), t);
+    int kept = 0;
+    for (std::size_t i = 0; i < tokens; ++i) kept += y[9 * i] != 0 ? 1 : 0;
+    // A quarter; one mask for both would keep half. Five standard deviations are 43.
+    CHECK(kept > 100 - 43);
+    CHECK(kept < 100 + 43);
+}

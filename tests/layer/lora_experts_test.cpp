@@ -356,3 +356,42 @@ TEST_CASE("lora_experts: further shared layers around a part of a map", "[layer]
     tape<linear<7, 9>, double> u;
     CHECK(distance(run_forward(w, x, rows, t), run_forward(sum, x, rows, u)) < 1e-13);
 }
+
+TEST_CASE(
+    "lora_experts: router and base see what dropout hides from the experts, and inference hides nothing",
+    "[layer][lora]") {
+    const auto check = [](auto wet_type, auto dry_type) {
+        using wet = typename decltype(wet_type)::type;
+        using dry = typename decltype(dry_type)::type;
+        auto w = random_params<wet, double>(4);
+        params<dry, double> v;
+        copy_matching(w, v);
+        const auto x = normal_numbers<double>(7 * 40, 1);
+        const auto rows = batch::equal(1, 40);
+        tape<wet, double> t;
+        tape<dry, double> u;
+        CHECK(run_forward(w, x, rows, t) != run_forward(v, x, rows, u));
+        const routing_record &r = t.routing()[0], &s = u.routing()[0];
+        for (index_t i = 0; i < 40; ++i) {
+            for (index_t j = 0; j < r.slots; ++j) {
+                REQUIRE(r.chosen[i * r.slots + j] == s.chosen[i * r.slots + j]);
+                REQUIRE(r.gate(i, j) == s.gate(i, j));
+            }
+        }
+        // Without dropout training and inference are one function.
+        const auto y = run_forward(v, x, rows, u);
+        CHECK(run_infer(v, x, rows, u) == y);
+        CHECK(run_infer(w, x, rows, t) == y);
+        w.write("b", std::vector<double>(w.read("b").size(), 0.0));
+        v.write("b", w.read("b"));
+        CHECK(run_forward(w, x, rows, t) == run_forward(v, x, rows, u));
+    };
+    const auto both = [&]<class... Policies>(std::type_identity<void (*)(Policies...)>) {
+        check(std::type_identity<lora_experts<base, 4, dropping, Policies...>>{},
+              std::type_identity<lora_experts<base, 4, rank2, Policies...>>{});
+    };
+    both(std::type_identity<void (*)(route::top_k<2>)>{});
+    both(std::type_identity<void (*)(route::all, gate::softmax)>{});
+    both(std::type_identity<void (*)(route::entropy_broadcast<>, gate::softmax)>{});
+    both(std::type_identity<void (*)(route::top_p<coefficient{0.8}>, gate::softmax)>{});
+}

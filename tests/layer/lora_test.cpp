@@ -61,6 +61,14 @@ TEST_CASE("lora: gradients of every gate", "[layer][lora]") {
 TEST_CASE("lora: one rank chosen has weight one, and the router learns nothing", "[layer][lora]") {
     gradients<lora<base, rank6, rank_gate::sigmoid_top_k<1>>>({.tolerance = 1e-8, .may_be_zero = {"router"}},
                                                               batch::equal(1, 9));
+    using net = lora<base, rank6, rank_gate::sigmoid_top_k<1>>;
+    const auto w = random_params<net, double>(4);
+    tape<net, double> t;
+    params<net, double> g;
+    run_forward(w, normal_numbers<double>(7 * 9, 1), batch::equal(1, 9), t);
+    for (index_t i = 0; i < 9; ++i) CHECK(t.routing()[0].gate(i, 0) == 1);
+    run_backward(w, normal_numbers<double>(9 * 9, 2), t, g);
+    for (const double v : g.read("router")) CHECK(v == 0.0);
 }
 
 TEMPLATE_TEST_CASE("lora: starts as its base, bit for bit, with gradients for B only", "[layer][lora]", plain,
@@ -98,6 +106,19 @@ TEST_CASE("lora: the usual start of A", "[layer][lora]") {
     CHECK(largest > 0.099);
     CHECK(std::sqrt(3 * square / static_cast<double>(a.size())) == Approx(0.1).epsilon(0.02));
     for (const double v : w.read("b")) REQUIRE(v == 0.0);
+    // Of experts, too, and in the width that a map reads.
+    const auto check_uniform = [](const std::vector<double>& v, double bound) {
+        CHECK(*std::max_element(v.begin(), v.end()) <= bound);
+        CHECK(*std::max_element(v.begin(), v.end()) > 0.99 * bound);
+        CHECK(*std::min_element(v.begin(), v.end()) < -0.99 * bound);
+    };
+    using experts_of_100 = lora_experts<linear<100, 3>, 5, wide, route::top_k<2>>;
+    check_uniform(params<experts_of_100, double>(init::standard, 3).read("a"), 0.1);
+    constexpr mixlora_spec around{.adapter = wide};
+    const params<mixlora<25, 400, activation::silu, 3, around, route::top_k<2>>, double> m(init::standard, 3);
+    check_uniform(m.read("gate_a"), 0.2);
+    check_uniform(m.read("up_a"), 0.2);
+    check_uniform(m.read("down_a"), 0.05);
     // The other start: normal, one deviation for experts of any number.
     const auto check_normal = [](const std::vector<double>& v, double deviation) {
         double sum = 0, squares = 0;
@@ -454,4 +475,85 @@ TEMPLATE_TEST_CASE("lora: the choice of a sparse projection, with ties and NaN",
     CHECK((chosen.front() >= 0 && chosen.back() < 16));
     std::copy_n(y.begin() + 9 * out, out, other.begin() + 9 * out);
     CHECK(other == y);
+}
+
+TEST_CASE("lora: a gate scores what the update reads, dropout included", "[layer][lora]") {
+    // Tokens with one feature: where it is dropped all scores are equal and the lowest ranks are taken, with
+    // an update of zero; else the last ranks win.
+    const auto check = [](auto type, const std::vector<row_t>& of_nothing) {
+        using net = typename decltype(type)::type;
+        auto w = random_params<net, double>(4);
+        for (const auto& info : params<net, double>::tensors()) {
+            auto v = w.read(info);
+            const std::size_t of_rank = info.path == "a" ? 7 : 1;
+            if (info.path == "select_bias") std::fill(v.begin(), v.end(), 0.0);
+            if (info.path == "router" || info.path == "a") {
+                for (std::size_t r = 0; r < static_cast<std::size_t>(net::ranks); ++r)
+                    v[r * of_rank] = 0.1 * static_cast<double>(r + 1);
+            }
+            w.write(info, v);
+        }
+        params<base, double> only;
+        copy_matching(w, only);
+        std::vector<double> x(7 * 200, 0.0);
+        for (std::size_t t = 0; t < 200; ++t) x[7 * t] = 1;
+        tape<net, double> t;
+        tape<base, double> u;
+        const auto rows = batch::equal(1, 200);
+        const auto y = run_forward(w, x, rows, t), y0 = run_forward(only, x, rows, u);
+        const routing_record& r = t.routing()[0];
+        int dropped = 0;
+        for (index_t i = 0; i < 200; ++i) {
+            const std::vector<row_t> chosen(r.chosen + i * r.slots, r.chosen + (i + 1) * r.slots);
+            const bool nothing = std::equal(y.begin() + i * 9, y.begin() + (i + 1) * 9, y0.begin() + i * 9);
+            CHECK((chosen == of_nothing) == nothing);
+            dropped += nothing ? 1 : 0;
+        }
+        CHECK(dropped > 25);
+        CHECK(dropped < 75);
+        run_infer(w, x, rows, t);
+        for (index_t i = 0; i < 200; ++i) CHECK(t.routing()[0].chosen[i * r.slots] != 0);
+    };
+    constexpr adapter_spec six{.rank = 6, .alpha = 8, .dropout = 0.25},
+        nine{.rank = 9, .alpha = 8, .dropout = 0.25};
+    check(std::type_identity<lora<base, six, rank_gate::sigmoid_top_k<2>>>{}, {0, 1});
+    check(std::type_identity<lora<base, nine, rank_gate::sigmoid_top_k<2>>>{}, {0, 1});
+    check(std::type_identity<lora<base, six, rank_gate::strongest<2>>>{}, {0, 1});
+    check(std::type_identity<lora<base, nine, rank_gate::strongest<2>>>{}, {0, 1});
+    check(std::type_identity<lora<base, six, rank_gate::self_activated<3>>>{}, {0, 1, 2});
+}
+
+TEST_CASE("lora: equal router columns tie bit for bit, wherever they lie", "[layer][lora]") {
+    // 70 ranks: several panels, the last one narrower, for every number of tokens a tile can have.
+    constexpr adapter_spec wide{.rank = 70};
+    using net = lora<base, wide, rank_gate::sigmoid_top_k<70>>;
+    const auto check = [](auto zero) {
+        using T = decltype(zero);
+        auto w = random_params<net, T>(4);
+        const auto column = normal_numbers<T>(7, 9);
+        std::vector<T> router;
+        for (const T v : column) router.insert(router.end(), 70, v);
+        w.write("router", router);
+        w.write("select_bias", std::vector<T>(70, T(0)));
+        tape<net, T> t;
+        for (const index_t tokens : {1, 2, 5, 13, 37}) {
+            run_forward(w, normal_numbers<T>(7 * tokens, 3), batch::equal(1, tokens), t);
+            for (index_t i = 0; i < tokens; ++i) {
+                for (row_t r = 0; r < 70; ++r) REQUIRE(t.routing()[0].chosen[i * 70 + r] == r);
+            }
+        }
+    };
+    check(0.0);
+    check(0.0f);
+}
+
+TEST_CASE("lora: what a gate costs is told", "[layer][lora]") {
+    constexpr adapter_spec wide{.rank = 64, .alpha = 64};
+    using map = linear<100, 90>;
+    // A router of n x r, and k rows of A and of B.
+    using chosen = lora<map, wide, rank_gate::sigmoid_top_k<8>>;
+    CHECK(chosen::flops(1) == map::flops(1) + 2.0 * 100 * 64 + 2.0 * 8 * 100 + 2.0 * 8 * 90);
+    // Activations of all ranks, their norm, and k rows of B.
+    using memory = lora<map, wide, rank_gate::self_activated<8>>;
+    CHECK(memory::flops(1) == map::flops(1) + 2.0 * 100 * 64 + 4.0 * 64 + 2.0 * 8 * 90);
 }

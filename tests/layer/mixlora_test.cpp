@@ -274,7 +274,16 @@ TEST_CASE("mixlora: dropout falls on what the updates read, in training only", "
     t.set_step(5);
     CHECK(run_forward(w, x, rows, t) == first);
     CHECK(run_infer(w, x, rows, t) == run_infer(v, x, rows, u));
-    // The base and the router see everything, and each map has a mask of its own.
+    // The router sees everything.
+    t.set_step(5);
+    run_forward(w, x, rows, t);
+    run_forward(v, x, rows, u);
+    const routing_record &r = t.routing()[0], &s = u.routing()[0];
+    for (index_t i = 0; i < 80; ++i) {
+        CHECK(r.chosen[i] == s.chosen[i]);
+        CHECK(r.gate(i / 2, i % 2) == s.gate(i / 2, i % 2));
+    }
+    // The base does, and each map drops.
     for (const char* name : {"gate_b", "up_b", "down_b"}) {
         auto one = w;
         auto plain = v;
@@ -291,6 +300,65 @@ TEST_CASE("mixlora: dropout falls on what the updates read, in training only", "
     }
     CHECK(same_for_threads<mixlora<70, 90, activation::silu, 5, dropping, route::top_k<2>>>(
         batch::ragged({300, 200}), 0.2));
+}
+
+TEST_CASE("mixlora: each map has a mask of its own", "[layer][lora]") {
+    // One feature and no base in front: a token's output is zero where its gate or its up update is dropped.
+    constexpr mixlora_spec half{.adapter = {.rank = 2, .alpha = 4, .dropout = 0.5}};
+    using one = mixlora<9, 7, activation::silu, 1, half, route::top_k<1>>;
+    auto w = random_params<one, double>(4);
+    w.write("gate_up.0.weight", std::vector<double>(w.read("gate_up.0.weight").size(), 0.0));
+    w.write("down_b", std::vector<double>(w.read("down_b").size(), 0.0));
+    const index_t tokens = 400;
+    std::vector<double> x(static_cast<std::size_t>(9 * tokens), 0.0);
+    for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t) x[9 * t] = 1;
+    tape<one, double> t;
+    const auto y = run_forward(w, x, batch::equal(1, tokens), t);
+    int kept = 0;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(tokens); ++i) kept += y[9 * i] != 0 ? 1 : 0;
+    // A quarter; one mask for both would keep half. Five standard deviations are 43.
+    CHECK(kept > 100 - 43);
+    CHECK(kept < 100 + 43);
+}
+
+TEST_CASE("mixlora: at the start the task teaches B alone; an expert without tokens learns nothing",
+          "[layer][lora]") {
+    auto w = random_params<net, double>(3);
+    // Nobody chooses expert 3: its logit is far below the others for positive inputs.
+    auto router = w.read("router");
+    for (std::size_t i = 0; i < 9; ++i) router[4 * i + 3] = -50;
+    w.write("router", router);
+    std::vector<double> x = normal_numbers<double>(9 * 12, 1);
+    for (double& v : x) v = std::abs(v);
+    const auto dy = normal_numbers<double>(9 * 12, 2);
+    tape<net, double> t;
+    t.set_aux_scale(0);
+    params<net, double> g;
+    run_forward(w, x, batch::ragged({5, 7}), t);
+    CHECK(t.routing()[0].counts[3] == 0);
+    run_backward(w, dy, t, g);
+    for (const char* name : {"gate_a", "gate_b", "up_a", "up_b", "down_a", "down_b"}) {
+        INFO(name);
+        const auto v = g.read(name);
+        const auto own = v.begin() + static_cast<std::ptrdiff_t>(v.size() / 4 * 3);
+        CHECK(std::all_of(own, v.end(), [](double d) { return d == 0.0; }));
+        CHECK(std::any_of(v.begin(), own, [](double d) { return d != 0.0; }));
+    }
+    for (const char* name : {"gate_b", "up_b", "down_b"})
+        w.write(name, std::vector<double>(w.read(name).size(), 0.0));
+    run_forward(w, x, batch::ragged({5, 7}), t);
+    run_backward(w, dy, t, g);
+    for (const char* name : {"gate_a", "up_a", "down_a"}) {
+        for (const double v : g.read(name)) CHECK(v == 0.0);
+    }
+    // All experts say the same and the gates' sum is one: nothing but rounding.
+    for (const double v : g.read("router")) CHECK(std::abs(v) < 1e-13);
+}
+
+TEST_CASE("mixlora: what it costs is told", "[layer][lora]") {
+    // 4dh for gate and up once, 2hd for down once, k updates of three maps, and the router.
+    constexpr double d = 9, h = 7, k = 2, r = 2;
+    CHECK(net::flops(1) == 2 * d * 4 + 4 * d * h + 2 * h * d + k * 3 * 2 * r * (d + h));
 }
 
 TEST_CASE("mixlora: starts as the network it took over, whatever the router", "[layer][lora]") {

@@ -7,7 +7,9 @@
 #include <mox/compose/stack.hpp>
 #include <mox/layer/attention.hpp>
 #include <mox/layer/depth.hpp>
+#include <mox/layer/frozen.hpp>
 #include <mox/layer/linear.hpp>
+#include <mox/layer/lora_pool.hpp>
 #include <mox/layer/moe.hpp>
 
 #include "../support/catch.hpp"
@@ -108,4 +110,37 @@ TEST_CASE("a stream can be moved", "[model][stream]") {
     mox::stream<net, double> moved = std::move(a);
     REQUIRE(moved.length() == 3);
     REQUIRE(values::copy(mox::decode<net>(w, next, moved)) == values::copy(mox::decode<net>(w, next, b)));
+}
+
+TEST_CASE("a token refused behind a layer that has kept it leaves the stream as it was", "[model][stream]") {
+    using pool = mox::lora_pool<mox::linear<8, 5>, mox::pool_spec{.adapters = 2, .ranks = 4}>;
+    using rows_net =
+        mox::stack<mox::residual<mox::attention<small>>, mox::residual<mox::attention<grouped>>, pool>;
+    const mox::params<rows_net, double> w{mox::init::standard, 1};
+    const auto x = values::normal<double>(4, 8, 1);
+    mox::stream<rows_net, double> s(4), other(4);
+    // Without a label, and with that of an adapter that is not there.
+    REQUIRE_THROWS_AS(mox::decode<rows_net>(w, x, s), mox::error);
+    s.with_label(1);
+    REQUIRE_THROWS_AS(mox::decode<rows_net>(w, x, s), mox::error);
+    REQUIRE(s.length() == 0);
+    REQUIRE(s.state(0).rows == 0);
+    REQUIRE(s.state(1).rows == 0);
+    s.with_label(-1);
+    other.with_label(-1);
+    REQUIRE(values::copy(mox::decode<rows_net>(w, x, s)) == values::copy(mox::decode<rows_net>(w, x, other)));
+    REQUIRE(s.state(1).rows == 4);
+}
+
+TEST_CASE("weights without their frozen tensors do not decode", "[model][stream]") {
+    using frozen_net = mox::stack<mox::frozen<mox::linear<8, 8>>, mox::residual<mox::attention<small>>>;
+    mox::params<frozen_net, double> w;
+    for (const auto& info : mox::params<frozen_net, double>::tensors()) {
+        if (info.spec.trained)
+            w.write(info, std::vector<double>(static_cast<std::size_t>(info.spec.logical_size()), 0.1));
+    }
+    mox::stream<frozen_net, double> s(4);
+    REQUIRE_THROWS_WITH(
+        mox::decode<frozen_net>(w, values::normal<double>(1, 8, 1), s),
+        Catch::Matchers::Contains("mox::decode: argument 'weights' must hold the frozen tensors"));
 }

@@ -10,6 +10,7 @@
 #include <mox/layer/moe.hpp>
 #include <mox/layer/norm.hpp>
 #include <mox/model/run.hpp>
+#include <mox/route/jitter.hpp>
 
 #include "../support/catch.hpp"
 #include "../support/values.hpp"
@@ -123,6 +124,27 @@ TEST_CASE("auxiliary losses belong to training and scale with aux_scale", "[mode
     (void)mox::infer<one>(w, x, tape);
     REQUIRE(tape.aux_loss() == 0.0);
     REQUIRE(tape.output_grad().data == nullptr);
+}
+
+TEST_CASE("seed and scale set between forward and backward are those of the next step", "[model][tape]") {
+    using noisy = mox::moe<mox::experts<4, mox::swiglu<D, 16>>, mox::route::jitter<mox::coefficient{0.3}>,
+                           mox::route::top_k<2>, mox::balance::load<>>;
+    const mox::params<noisy, double> w{mox::init::standard, 1};
+    const auto x = values::normal<double>(20, D, 1), dy = values::normal<double>(20, D, 2);
+    const auto gradients = [&](bool change) {
+        mox::tape<noisy, double> tape;
+        mox::params<noisy, double> g;
+        (void)mox::forward<noisy>(w, x, tape);
+        const auto to = tape.output_grad();
+        for (index_t i = 0; i < 20; ++i) std::copy_n(dy.data() + i * D, D, to.row(i));
+        if (change) {
+            tape.set_aux_scale(100);
+            tape.set_seed(77);
+        }
+        mox::backward<noisy>(w, tape, g);
+        return std::vector<double>(g.flat().begin(), g.flat().end());
+    };
+    REQUIRE(gradients(true) == gradients(false));
 }
 
 TEST_CASE("a tape can be moved between forward and backward", "[model][tape]") {

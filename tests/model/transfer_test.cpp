@@ -74,3 +74,32 @@ TEST_CASE("transfer: tensors of one name and two shapes are refused, and nothing
                       "is 1 x 8 x 6 in the source and 1 x 8 x 5 in the target");
     CHECK(std::vector<double>(to.flat().begin(), to.flat().end()) == before);
 }
+
+TEST_CASE("transfer: tensors of one name find each other by their shapes, then in order",
+          "[model][transfer]") {
+    using mixture = moe<experts<3, swiglu<8, 12>>, route::top_k<1>>;
+    using deep = depth<residual<mixture>, route::learned, keep_permille<500>>;
+    // The router of depth and that of the mixture: the same network in another scalar, and the mixture alone.
+    const auto from = mox_test::random_params<deep, float>(1);
+    params<deep, double> same;
+    CHECK(copy_matching(from, same).kept.empty());
+    for (const auto& t : params<deep, float>::tensors()) {
+        const auto v = from.read(t);
+        CHECK(same.read(t.path) == std::vector<double>(v.begin(), v.end()));
+    }
+    const auto alone = mox_test::random_params<residual<mixture>, double>(2);
+    const transfer_report report = copy_matching(alone, same);
+    CHECK(report.kept == std::vector<std::string>{"router"});
+    CHECK(report.unused.empty());
+    // Adapters around adapters, of equal and of other ranks.
+    constexpr adapter_spec rank2{.rank = 2}, rank3{.rank = 3};
+    const auto twice = [](auto type) {
+        using net = typename decltype(type)::type;
+        const auto w = mox_test::random_params<net, double>(3);
+        params<net, double> copy;
+        CHECK(copy_matching(w, copy).kept.empty());
+        for (const auto& t : params<net, double>::tensors()) CHECK(copy.read(t) == w.read(t));
+    };
+    twice(std::type_identity<lora<lora<linear<5, 4>, rank2>, rank2>>{});
+    twice(std::type_identity<lora<lora<linear<5, 4>, rank2>, rank3>>{});
+}

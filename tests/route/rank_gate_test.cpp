@@ -96,6 +96,23 @@ TEST_CASE("strongest: all ranks chosen is plain lora; the bias only chooses", "[
     for (double& value : scaled) value *= 12.5;
     run_forward(z, scaled, batch::equal(1, 5), s);
     CHECK(std::vector<row_t>(s.routing()[0].chosen, s.routing()[0].chosen + 10) == chosen);
+
+    // Activations 1, -5, 3, -2, 0, 0.5: by magnitude ranks 1 and 2, by value 0 and 2.
+    const auto pair = [](auto type) {
+        using net = typename decltype(type)::type;
+        auto v = random_params<net, double>(4);
+        std::vector<double> a(42, 0.0);
+        const double activations[6] = {1, -5, 3, -2, 0, 0.5};
+        for (std::size_t r = 0; r < 6; ++r) a[7 * r] = activations[r];
+        v.write("a", a);
+        v.write("select_bias", std::vector<double>(6, 0.0));
+        tape<net, double> u;
+        run_forward(v, {1, 0, 0, 0, 0, 0, 0}, batch::equal(1, 1), u);
+        return std::vector<row_t>(u.routing()[0].chosen, u.routing()[0].chosen + 2);
+    };
+    using by_magnitude = lora<base, rank6, rank_gate::strongest<2, rank_gate::key::magnitude>>;
+    CHECK(pair(std::type_identity<by_magnitude>{}) == std::vector<row_t>{1, 2});
+    CHECK(pair(std::type_identity<by_value>{}) == std::vector<row_t>{0, 2});
 }
 
 namespace {
@@ -122,6 +139,29 @@ TEST_CASE("self_activated: scaling a token scales its update and no weight", "[r
         CHECK(z[i] - z0[i] == Approx(4 * (y[i] - y0[i])).margin(1e-12));
     for (std::size_t token = 0; token < 5; ++token)
         CHECK(g[3 * token] + g[3 * token + 1] + g[3 * token + 2] == Approx(1));
+}
+
+TEST_CASE("self_activated: one rank is all there is, and to reach the threshold is enough",
+          "[route][rank_gate]") {
+    constexpr adapter_spec rank1{.rank = 1};
+    using net = lora<base, rank1, rank_gate::self_activated<3, coefficient{0.1}, coefficient{1.0}>>;
+    auto w = random_params<net, double>(4);
+    w.write("a", std::vector<double>{1, 0, 0, 0, 0, 0, 0});
+    std::vector<double> x(14, 0.0);
+    x[0] = 2;
+    x[7] = -2;
+    tape<net, double> t;
+    // Activations of unit length: 1, which reaches the threshold, and -1.
+    run_infer(w, x, batch::equal(1, 2), t);
+    CHECK(t.routing()[0].slots == 1);
+    CHECK(gates_of(t) == std::vector<double>{1, 0});
+}
+
+TEST_CASE("rank gates: what nobody states is the papers' choice", "[route][rank_gate]") {
+    using c = coefficient;
+    STATIC_REQUIRE(std::is_same_v<rank_gate::self_activated<8>,
+                                  rank_gate::self_activated<8, c{0.01}, c{0.2}, c{1e-12}>>);
+    STATIC_REQUIRE(std::is_same_v<rank_gate::sigmoid_top_k<8>, rank_gate::sigmoid_top_k<8, 1, c{1e-5}>>);
 }
 
 TEST_CASE("self_activated: a token of zeros, few ranks, and a threshold nobody reaches",

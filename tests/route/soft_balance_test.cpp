@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include <mox/route/all.hpp>
@@ -140,4 +141,49 @@ TEST_CASE("soft losses: no token", "[route][balance]") {
     check(balance::specialisation<>{});
     check(balance::mean_entropy<>{});
     check(balance::localised<>{});
+}
+
+TEST_CASE("specialisation: a probability of zero has no entropy and no gradient", "[route][balance]") {
+    const auto check = [](auto zero) {
+        using T = decltype(zero);
+        // e^-1000 is zero in either type.
+        const std::vector<T> logits{0, -1000}, lse{0}, p{1, 0};
+        const std::vector<row_t> chosen{0, 1}, counts{1, 1}, offsets{0, 1};
+        route::router_view<T> r;
+        r.logits = {logits.data(), 1, 2};
+        r.probability = {p.data(), 1, 2};
+        r.log_sum_exp = lse.data();
+        r.chosen = chosen.data();
+        r.gate = p.data();
+        r.counts = counts.data();
+        r.sequence_offsets = offsets.data();
+        r.sequences = 1;
+        r.experts = r.slots = 2;
+        using loss = balance::specialisation<1, coefficient{0.0}, unit>;
+        CHECK(loss::value(r) == T(0));
+        std::vector<T> dp(2, T(0)), dl(2, T(0));
+        loss::gradient(r, T(1), matrix_view<T>(dp.data(), 1, 2), matrix_view<T>(dl.data(), 1, 2));
+        for (const T v : {dp[0], dp[1], dl[0], dl[1]}) CHECK(v == T(0));
+    };
+    check(0.0);
+    check(0.0f);
+}
+
+TEST_CASE("localised: one sequence and one expert have no variance", "[route][balance]") {
+    const view one(1, {1.0, 1.0, 1.0}, {0, 3});
+    CHECK(balance::localised<unit>::value(one.r) == 0.0);
+    std::vector<double> d(3, 7.0);
+    balance::localised<unit>::gradient(one.r, 1.0, matrix_view<double>(d.data(), 3, 1),
+                                       matrix_view<double>(d.data(), 3, 1));
+    CHECK(d == std::vector<double>(3, 7.0));
+}
+
+TEST_CASE("soft losses: coefficients that nobody states are the papers'", "[route][balance]") {
+    using c = coefficient;
+    STATIC_REQUIRE(std::is_same_v<balance::counts<>, balance::counts<c{1e-2}>>);
+    STATIC_REQUIRE(std::is_same_v<balance::soft_load<>, balance::soft_load<c{1e-3}>>);
+    STATIC_REQUIRE(
+        std::is_same_v<balance::mean_entropy<>, balance::mean_entropy<entropy::tsallis<>, c{1e-2}>>);
+    STATIC_REQUIRE(std::is_same_v<balance::localised<>, balance::localised<c{0.1}, c{0.1}>>);
+    STATIC_REQUIRE(std::is_same_v<balance::specialisation<>, balance::specialisation<3, c{1.0}, c{-0.1}>>);
 }

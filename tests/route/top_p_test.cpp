@@ -23,12 +23,15 @@ std::vector<row_t> chosen_of(const std::vector<double>& p) {
 
 }  // namespace
 
-TEST_CASE("top_p: up to the expert that reaches the sum, that one included", "[route][top_p]") {
+TEST_CASE("top_p: up to the expert that passes the sum, that one included", "[route][top_p]") {
     using eight = route::top_p<coefficient{0.8}>;
     CHECK(chosen_of<eight>({0.05, 0.7, 0.04, 0.21}) == std::vector<row_t>{1, 3, -1, -1});
     CHECK(chosen_of<eight>({0.9, 0.05, 0.03, 0.02}) == std::vector<row_t>{0, -1, -1, -1});
     CHECK(chosen_of<eight>({0.25, 0.25, 0.25, 0.25}) == std::vector<row_t>{0, 1, 2, 3});
+    // To reach it is not to pass it.
     CHECK(chosen_of<route::top_p<coefficient{0.5}>>({0.25, 0.25, 0.25, 0.25}) ==
+          std::vector<row_t>{0, 1, 2, -1});
+    CHECK(chosen_of<route::top_p<coefficient{0.49}>>({0.25, 0.25, 0.25, 0.25}) ==
           std::vector<row_t>{0, 1, -1, -1});
     CHECK(chosen_of<route::top_p<coefficient{0.8}, 1>>({0.25, 0.25, 0.25, 0.25}) ==
           std::vector<row_t>{0, -1, -1, -1});

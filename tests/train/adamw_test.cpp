@@ -150,11 +150,14 @@ TEST_CASE("the defaults are those of the definition, nonsense is refused", "[tra
     REQUIRE(optimiser.options().decay == 0.1);
     REQUIRE(optimiser.steps() == 0);
     const auto make = [](const mox::adamw_options& o) { return mox::adamw<net>(o); };
-    REQUIRE_THROWS_WITH(make({.rate = -1}),
-                        "mox::adamw: option 'rate' must not be negative and 'epsilon' must be positive");
+    REQUIRE_THROWS_WITH(
+        make({.rate = -1}),
+        "mox::adamw: options 'rate' and 'decay' must not be negative and 'epsilon' must be positive");
     REQUIRE_THROWS_AS(make({.epsilon = 0}), mox::error);
     REQUIRE_THROWS_WITH(make({.beta1 = 1}), "mox::adamw: options 'beta1' and 'beta2' must lie in [0, 1)");
     REQUIRE_THROWS_AS(make({.beta2 = -0.1}), mox::error);
+    REQUIRE_THROWS_WITH(make({.decay = -0.1}), Catch::Matchers::Contains("'decay'"));
+    REQUIRE_THROWS_WITH(make({.decay = std::nan("")}), Catch::Matchers::Contains("'decay'"));
     REQUIRE_NOTHROW(make({.rate = 0, .beta1 = 0, .beta2 = 0}));
 }
 

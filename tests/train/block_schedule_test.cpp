@@ -119,7 +119,18 @@ TEST_CASE("schedules say what is wrong", "[train][block_schedule][error]") {
     REQUIRE_THROWS_WITH(owlore(3, numbers{1, -2, 3}, two), Contains("that are not negative"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{1, NAN, 3}, two), Contains("finite numbers"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{0, 0, 0}, two), Contains("a number above zero"));
+    // A share so small that it is none.
+    REQUIRE_THROWS_WITH(owlore(3, numbers{1e300, 1e-300, 0}, two), Contains("above zero, 1"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{0, 4, 0}, two), Contains("whose probability is above zero, 1"));
     auto s = lisa(4);
     REQUIRE_THROWS_WITH(s(-1), Contains("'step' must not be negative"));
+}
+
+TEST_CASE("blocks and steps that nobody states are the papers'", "[train][block_schedule]") {
+    auto lisa = mox::schedule::lisa(32);
+    REQUIRE(at(lisa, 0).size() == 2);
+    REQUIRE(lisa.interval() == 20);
+    auto owlore = mox::schedule::owlore(32, std::vector<double>(32, 1.0));
+    REQUIRE(at(owlore, 0).size() == 5);
+    REQUIRE(owlore.interval() == 50);
 }

@@ -50,3 +50,18 @@ TEST_CASE("warm-up then constant", "[train][schedule]") {
     for (index_t i = 3; i < 100; ++i) REQUIRE(s(i) == 1.0);
     REQUIRE(mox::schedule::warmup_constant{}(0) == 1.0);
 }
+
+TEST_CASE("a cosine starts again, each time for longer", "[train][schedule]") {
+    const mox::schedule::cosine_restarts s{.period = 10, .growth = 3, .floor = 0.2};
+    for (const index_t start : {0, 10, 40, 130}) REQUIRE(s(start) == 1.0);
+    REQUIRE(s(5) == Approx(0.6));
+    REQUIRE(s(25) == Approx(0.6));
+    REQUIRE(s(85) == Approx(0.6));
+    REQUIRE(s(129) < 0.2003);
+    for (index_t i = 10; i < 39; ++i) REQUIRE(s(i + 1) < s(i));
+    const mox::schedule::cosine_restarts even{.period = 4, .growth = 1};
+    REQUIRE(even(4'000'000'002) == Approx(0.5));
+    REQUIRE(mox::schedule::cosine_restarts{}(150) == 1.0);
+    const mox::schedule::cosine_restarts never{.period = 0};
+    REQUIRE_THROWS_WITH(never(3), Catch::Matchers::Contains("'period' and 'growth' must be at least 1"));
+}

@@ -97,6 +97,9 @@ TEST_CASE("compeft: bad input is refused, empty input is nothing", "[transform][
     CHECK_THROWS_WITH(compress(std::span<const double>(v), {.density = 0}),
                       Contains("'density' must lie in (0, 1]"));
     CHECK_THROWS_WITH(compress(std::span<const double>(v), {.density = 1.5}), Contains("'density'"));
+    CHECK_THROWS_WITH(
+        compress(std::span<const double>(v), {.factor = std::numeric_limits<double>::infinity()}),
+        Contains("'factor' must be a finite number"));
     CHECK(compress(std::span<const double>()).size() == 0);
     const std::vector<double> zeros(10, 0.0), one{-4};
     CHECK(compress(std::span<const double>(zeros)).count() == 0);

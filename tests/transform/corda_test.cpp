@@ -148,6 +148,11 @@ TEST_CASE("corda: bad input is refused", "[transform][corda]") {
     CHECK_THROWS_WITH(corda(weight, 5, 4, 2, c, corda_mode::knowledge), Contains("at least one sample"));
     const auto x = normal_numbers<double>(15, 1);
     CHECK_THROWS_WITH(c.add(matrix_view<const double>(x.data(), 5, 3)), Contains("must have 5 columns"));
+    CHECK_THROWS_WITH(corda_covariance(-1), Contains("'width' must be positive"));
+    // Nothing reached the map: nothing is learned, and nobody is stopped.
+    const std::vector<double> zeros(10, 0.0);
+    c.add(matrix_view<const double>(zeros.data(), 2, 5));
+    CHECK(c.samples() == 0);
     c.add(matrix_view<const double>(x.data(), 3, 5));
     CHECK_THROWS_WITH(corda(weight, 5, 4, 0, c, corda_mode::knowledge), Contains("'rank'"));
     CHECK_THROWS_WITH(corda(weight, 5, 4, 5, c, corda_mode::knowledge), Contains("'rank'"));
@@ -160,6 +165,20 @@ TEST_CASE("corda: bad input is refused", "[transform][corda]") {
     }
     // Fewer tokens than inputs: the damping makes it invertible.
     CHECK(corda(weight, 5, 4, 2, c, corda_mode::instruction).a.size() == 10);
+}
+
+TEST_CASE("corda: a damping too small to invert is doubled until it does, but not for ever",
+          "[transform][corda]") {
+    const auto w = normal_numbers<double>(20, 3);
+    const std::vector<double> ones(5, 1.0);
+    corda_covariance c(5);
+    c.add(matrix_view<const double>(ones.data(), 1, 5));
+    // With all four directions nothing may remain of W, which takes an inverse that is one.
+    const auto start = corda(std::span<const double>(w), 5, 4, 4, c, corda_mode::instruction, 1, 1e-20);
+    for (const double v : start.residual) CHECK(std::abs(v) < 0.2);
+    for (const double v : start.a) CHECK(std::isfinite(v));
+    CHECK_THROWS_WITH(corda(std::span<const double>(w), 5, 4, 4, c, corda_mode::instruction, 1, 1e-300),
+                      Contains("cannot be inverted"));
 }
 
 namespace {

@@ -288,3 +288,24 @@ TEST_CASE("expert_merger: bad input is refused", "[transform][expert_merging]") 
     CHECK_THROWS_WITH((expert_merger<part, double>(gradients, {&gradients})),
                       Contains("must hold the frozen tensors too"));
 }
+
+TEST_CASE("expert_merger: the penalty is the mean distance of all coefficients of an expert",
+          "[transform][expert_merging]") {
+    const auto base = random_params<net, double>(1), a = random_params<net, double>(2),
+               b = random_params<net, double>(3);
+    expert_merger_options options{.start = 0.3};
+    options.chunks_of = [](const tensor_info& t) {
+        if (t.path.ends_with("qkv")) return index_t{3};
+        return t.path.ends_with("gate_up") ? index_t{6} : index_t{0};
+    };
+    expert_merger<net, double> merger(base, {&a, &b}, options);
+    const std::size_t coefficients = merger.raw().size();
+    CHECK(coefficients == 2 * 2 * (3 + 6));
+    double sum = 0;
+    for (std::size_t i = 0; i < coefficients; ++i) {
+        merger.raw()[i] += normal_numbers<double>(1, i)[0];
+        sum += std::abs(1 / (1 + std::exp(-merger.raw()[i])) - 0.3);
+    }
+    // The authors divide by the coefficients of one expert, of all tensors.
+    CHECK(merger.penalty(0.1) == Approx(0.1 * sum / (static_cast<double>(coefficients) / 2)));
+}

@@ -134,3 +134,24 @@ TEST_CASE("merge_coefficients: without chunks nothing is trained", "[transform][
     fixed.gradient(base, tasks, {});
     fixed.penalty_gradient(1.0, {});
 }
+
+TEST_CASE("merge_coefficients: at any start the penalty has no gradient, and other places do not exist",
+          "[transform][expert_merging]") {
+    const auto check = [](auto zero) {
+        using T = decltype(zero);
+        for (const double start : {0.05, 0.1, 0.2, 0.3, 0.7, 0.95}) {
+            merge_coefficients<T> m(2, 3, start);
+            std::vector<T> draw(6, T(0));
+            m.penalty_gradient(T(1), draw);
+            CHECK(draw == std::vector<T>(6, T(0)));
+        }
+    };
+    check(0.0);
+    check(0.0f);
+    const merge_coefficients<double> m(2, 3, 0.1), fixed(2, 0, 0.1);
+    CHECK(fixed.value(1, 0) == 0.1);
+    CHECK_THROWS_WITH(m.value(2, 0), Contains("argument 'expert' must lie in [0, 2)"));
+    CHECK_THROWS_WITH(m.value(0, 3), Contains("argument 'chunk' must lie in [0, 3)"));
+    CHECK_THROWS_WITH(fixed.value(0, 1), Contains("argument 'chunk' must lie in [0, 1)"));
+    CHECK_THROWS_WITH(m.value(-1, 0), Contains("'expert'"));
+}

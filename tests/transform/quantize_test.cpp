@@ -100,6 +100,7 @@ TEST_CASE("quantize refuses another network", "[transform][quantize]") {
     const params<stack<linear<8, 8>>> from{init::standard, 1};
     params<stack<linear<8, 8, bias::with, false, weight::bf16>>> other;
     CHECK_THROWS_WITH(quantize(from, other), Contains("bias") && Contains("no counterpart"));
+    CHECK(!other.complete());  // nothing was written
     params<stack<linear<8, 9, bias::none, false, weight::bf16>>> wider;
     CHECK_THROWS_WITH(quantize(from, wider), Contains("same shape"));
 }

@@ -56,3 +56,27 @@ TEST_CASE("ternary code: damaged bytes are refused", "[transform][ternary_code]"
     more[9] = 255;
     CHECK_THROWS_WITH(decode_ternary(more), Contains("cut or damaged"));
 }
+
+TEST_CASE("ternary code: bytes behind the last entry and gaps beyond the size are refused",
+          "[transform][ternary_code]") {
+    const auto v = normal_numbers<double>(300, 1);
+    auto bytes = encode(compress(std::span<const double>(v)));
+    bytes.push_back(0);
+    CHECK_THROWS_WITH(decode_ternary(bytes), Contains("cut or damaged"));
+    const auto empty = encode(ternary(1000, 2));
+    CHECK(decode_ternary(empty, 1000).size() == 1000);
+    CHECK_THROWS_WITH(decode_ternary(empty, 999), Contains("has 1000 entries, more than argument 'largest'"));
+    // Every single damaged bit: an error, or a vector of the right length.
+    bytes.pop_back();
+    for (std::size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+        auto damaged = bytes;
+        damaged[bit / 8] = static_cast<std::uint8_t>(damaged[bit / 8] ^ (1u << bit % 8));
+        index_t size = 0;
+        try {
+            size = decode_ternary(damaged, 1 << 20).size();
+        } catch (const mox::error&) {
+            continue;
+        }
+        CHECK(size <= 1 << 20);
+    }
+}

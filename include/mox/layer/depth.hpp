@@ -19,7 +19,8 @@ namespace detail {
 template <class P>
 consteval bool check_depth_policy() {
     static_assert(
-        requires { typename P::policy; },
+        route::is_any_kind<P, route::score_policy, route::keep_policy, route::always_policy,
+                           route::weighting_policy, route::sampling_policy, route::score_gradient_policy>,
         "mox::depth: this argument is not a depth policy; expected a score (route::learned, "
         "route::attention_received, route::random), keep_permille, always_first, a weighting, a sampling "
         "or a score_gradient policy");

@@ -37,7 +37,9 @@ consteval bool gate_draws() {
 ///   rank_gate::sigmoid_top_k<K>  SMoRA (arXiv 2501.15103)
 ///   rank_gate::strongest<K>      FlyLoRA (arXiv 2510.08396)
 ///   rank_gate::self_activated<K> MoRA, MoRAM (arXiv 2506.21035)
-///   rank_gate::balanced<gate>    any of them with a loss for even use
+///   rank_gate::balanced<gate>    one whose weights can be taught (sigmoid_top_k, self_activated), with a
+///   loss
+///                                for even use
 template <class Base, adapter_spec Spec, class Gate = rank_gate::all>
 struct lora {
     static_assert(check_layer<Base>() && detail::check_rank_gate<Gate>());

@@ -19,7 +19,8 @@ struct pool_spec {
 
 /// y_t = base(x_t) + s_e x_t A_e' B_e with e the label of t's sequence (batch::with_labels); -1 is the base
 /// alone. Starts without adapters; mox::load_adapter and mox::unload_adapter (transform/adapter_pool.hpp)
-/// bring them in and out. Loaded adapters are trained by their own sequences; there is no dropout. Throws
+/// bring them in and out. Loaded adapters have gradients from their own sequences; an optimiser with moments
+/// still moves one that had none in a step, and must start anew when ranks change hands. No dropout. Throws
 /// mox::error when labels are missing or name an adapter that is not loaded. Setting: Punica (arXiv
 /// 2310.18547), S-LoRA (arXiv 2311.03285).
 template <class Base, pool_spec Spec>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include <mox/kernel/column_norms.hpp>
 #include <mox/layer/low_rank.hpp>
@@ -8,8 +9,8 @@
 namespace mox::inline MOX_ABI::detail {
 
 /// Learned magnitudes of the outputs of adapted maps (DoRA, arXiv 2402.09353), for `experts` adapters of one
-/// map at once: row o of expert e is multiplied by m_eo / |W_o + s A_e' B_eo|. Norms are constants in
-/// backward (section 4.3). Experts without rows are left out of everything.
+/// map at once: row o of expert e is multiplied by m_eo / |W_o + s A_e' B_eo|, by 1 while that norm is
+/// zero. Norms are constants in backward (section 4.3). Experts without rows are left out of everything.
 template <index_t In, index_t Out, adapter_spec Spec>
 struct magnitudes {
     static constexpr index_t rank = Spec.rank;
@@ -28,7 +29,7 @@ struct magnitudes {
     /// experts x Out each; null without magnitudes.
     template <class T>
     struct record {
-        const T* norm = nullptr;
+        const T* norm = nullptr;    ///< infinity for zero
         const T* factor = nullptr;  ///< m / norm
 
         const T* factors(index_t expert) const noexcept { return factor + expert * Out; }
@@ -60,8 +61,12 @@ struct magnitudes {
             if (groups.begin(e) == groups.end(e)) return;
             kernel::column_norms<T>(map, first, {turned.row(e * In), In, rank, turned.stride},
                                     up.row_range(e * rank, (e + 1) * rank), Out, p, p + 1, norm + e * Out);
-            for (index_t o = p * layout::width; o < std::min((p + 1) * layout::width, Out); ++o)
-                factor[e * Out + o] = m[e * Out + o] / norm[e * Out + o];
+            for (index_t o = e * Out + p * layout::width;
+                 o < e * Out + std::min((p + 1) * layout::width, Out); ++o) {
+                const bool none = norm[o] == T(0);
+                factor[o] = none ? T(1) : m[o] / norm[o];
+                if (none) norm[o] = std::numeric_limits<T>::infinity();  // the magnitude learns nothing
+            }
         });
         return {norm, factor};
     }

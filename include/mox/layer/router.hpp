@@ -22,7 +22,9 @@ namespace detail {
 template <class P>
 consteval bool check_moe_policy() {
     static_assert(
-        requires { typename P::policy; },
+        route::is_any_kind<P, route::scorer_policy, route::selector_policy, route::gate_policy,
+                           route::nulls_policy, route::capacity_policy, route::balance_policy,
+                           route::pool_policy, route::shared_policy>,
         "mox::moe: this argument is not a routing policy; expected a selector (route::top_k), scorer, "
         "gate, null_experts, capacity or balance policy, or mox::shared (in mox::moe only)");
     return true;

@@ -20,15 +20,20 @@ index_t check_input(std::string_view call, const Input& x) {
     }
 }
 
+template <class Net, class T>
+void check_complete(std::string_view call, const params<Net, T>& weights) {
+    check::that(
+        weights.complete(), call,
+        "argument 'weights' must hold the frozen tensors too, but they were never written; start from "
+        "initial values, or copy them with mox::copy_matching");
+}
+
 template <class Net, class T, class Input>
 matrix_view<T> run(std::string_view call, const params<Net, T>& weights, const Input& x,
                    const sequence_view& rows, tape<Net, T>& t, phase mode, bool saving) {
     const index_t n = check_input<Net>(call, x);
     check::size(call, "batch", "rows, like x", n, rows.rows());
-    check::that(
-        weights.complete(), call,
-        "argument 'weights' must hold the frozen tensors too, but they were never written; start from "
-        "initial values, or copy them with mox::copy_matching");
+    check_complete(call, weights);
     context<T> ctx = t.begin(rows, mode, saving);
     const matrix_view<T> y = ctx.activation(n, Net::out);
     Net::template forward<T>(ctx, weights.ref(), x, y);

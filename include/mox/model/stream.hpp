@@ -39,6 +39,7 @@ public:
         });
         // Never empty: that is how layers know that they decode.
         states_.push_back({});
+        rows_before_.resize(states_.size());
         positions_.resize(static_cast<std::size_t>(max_tokens));
     }
 
@@ -63,12 +64,13 @@ public:
         for (auto& s : states_) s.rows = 0;
     }
 
-    /// Used by mox::decode.
+    /// Used by mox::decode. What throws on the way leaves the stream as it was.
     template <class Input>
     matrix_view<const T> extend(const params<Net, T>& weights, const Input& x) {
         const index_t n = detail::check_input<Net>("mox::decode", x);
         check::that(length_ + n <= max_tokens_, "mox::decode",
                     "the stream is full; construct it with a larger 'max_tokens' or reset it");
+        detail::check_complete("mox::decode", weights);
         offsets_[1] = static_cast<row_t>(n);
         for (index_t i = 0; i < n; ++i)
             positions_[static_cast<std::size_t>(i)] = static_cast<row_t>(length_ + i);
@@ -76,17 +78,36 @@ public:
         context<T> ctx = tape_.begin(rows, phase::evaluate, false);
         ctx.states = states_;
         const matrix_view<T> y = ctx.activation(n, Net::out);
+        undo_rows undo(*this);
         Net::template forward<T>(ctx, weights.ref(), x, y);
+        undo.wanted = false;
         length_ += n;
         return tape_.finish(ctx, y, false);
     }
 
 private:
+    // Takes back what layers in front of one that throws have appended.
+    struct undo_rows {
+        stream& of;
+        bool wanted = true;
+
+        explicit undo_rows(stream& s) : of(s) {
+            for (std::size_t i = 0; i < of.states_.size(); ++i) of.rows_before_[i] = of.states_[i].rows;
+        }
+        undo_rows(const undo_rows&) = delete;
+        undo_rows& operator=(const undo_rows&) = delete;
+        ~undo_rows() {
+            for (std::size_t i = 0; wanted && i < of.states_.size(); ++i)
+                of.states_[i].rows = of.rows_before_[i];
+        }
+    };
+
     tape<Net, T> tape_;
     index_t max_tokens_ = 0;
     index_t length_ = 0;
     buffer<T> memory_;
     std::vector<layer_state<T>> states_;
+    std::vector<index_t> rows_before_;
     std::vector<row_t> positions_;
     row_t offsets_[2] = {0, 0};
     row_t label_ = 0;

@@ -114,6 +114,8 @@ public:
         output_grad_ = {};
         last_ = mode;
         step_observer_ = observer_;
+        step_seed_ = seed_;
+        step_aux_scale_ = aux_scale_;
         rows_ = own(rows);
         step_ = mode == phase::train ? next_step_++ : 0;
         context<T> ctx = base(rows_, mode);
@@ -170,10 +172,10 @@ private:
         ctx.observer = step_observer_;
         ctx.rows = rows;
         ctx.mode = mode;
-        ctx.seed = seed_;
+        ctx.seed = step_seed_;
         ctx.step = step_;
         ctx.progress = progress_;
-        ctx.aux_scale = aux_scale_;
+        ctx.aux_scale = step_aux_scale_;
         return ctx;
     }
 
@@ -210,13 +212,17 @@ private:
 
     std::unique_ptr<memory> memory_;
     executor_ref exec_;
-    observer_ref<T> observer_, step_observer_;
+    observer_ref<T> observer_;
     sequence_view rows_;
     matrix_view<T> output_, output_grad_;
     T aux_loss_ = 0;
     T aux_scale_ = 1;
     phase last_ = phase::evaluate;
     std::uint64_t seed_ = 0, step_ = 0, next_step_ = 0;
+    // What the step that runs began with; backward goes by it.
+    observer_ref<T> step_observer_;
+    std::uint64_t step_seed_ = 0;
+    T step_aux_scale_ = 1;
     double progress_ = 1;
 };
 

@@ -66,52 +66,81 @@ void visit_layers(Visit&& visit, const std::string& path = "", const std::string
     }
 }
 
+// Which tensor of one network is which of another.
+struct tensor_matches {
+    std::vector<std::pair<std::size_t, std::size_t>> pairs;  // source, target
+    std::vector<std::size_t> kept, unused;                   // of the target, of the source
+};
+
+template <class From, class T, class To, class U>
+tensor_matches match_tensors(const params<From, T>& from, const params<To, U>&) {
+    std::vector<std::string> from_paths, to_paths;
+    paths_without_wrappers<From>("", from_paths);
+    paths_without_wrappers<To>("", to_paths);
+    const auto from_tensors = params<From, T>::tensors();
+    const auto to_tensors = params<To, U>::tensors();
+    const auto shape = [](const parameter& p) {
+        return std::to_string(p.count) + " x " + std::to_string(p.rows) + " x " +
+               std::to_string(p.logical_cols());
+    };
+    tensor_matches matches;
+    std::vector<bool> used(from_paths.size());
+    for (std::size_t i = 0; i < to_paths.size(); ++i) {
+        const std::string wanted = shape(to_tensors[i].spec);
+        std::vector<std::size_t> namesakes, fitting;
+        for (std::size_t j = 0; j < from_paths.size(); ++j) {
+            // Gradients and moments have no frozen tensors.
+            if (from_paths[j] != to_paths[i] || !(from.complete() || from_tensors[j].spec.trained)) continue;
+            namesakes.push_back(j);
+            if (shape(from_tensors[j].spec) == wanted && !used[j]) fitting.push_back(j);
+        }
+        if (!fitting.empty()) {
+            matches.pairs.emplace_back(fitting.front(), i);
+            used[fitting.front()] = true;
+            continue;
+        }
+        if (namesakes.size() == 1 && std::count(to_paths.begin(), to_paths.end(), to_paths[i]) == 1) {
+            check::fail("mox::copy_matching", "tensor '" + to_paths[i] +
+                                                  "' must have the same shape in both networks, but is " +
+                                                  shape(from_tensors[namesakes.front()].spec) +
+                                                  " in the source and " + wanted + " in the target");
+        }
+        matches.kept.push_back(i);
+    }
+    for (std::size_t j = 0; j < used.size(); ++j) {
+        if (!used[j]) matches.unused.push_back(j);
+    }
+    return matches;
+}
+
+template <class From, class T, class To, class U>
+void copy_matches(const tensor_matches& matches, const params<From, T>& from, params<To, U>& to) {
+    const auto from_tensors = params<From, T>::tensors();
+    const auto to_tensors = params<To, U>::tensors();
+    for (const auto& [j, i] : matches.pairs) {
+        const std::vector<T> values = from.read(from_tensors[j]);
+        to.write(to_tensors[i], std::vector<U>(values.begin(), values.end()));
+    }
+}
+
 }  // namespace detail
 
 /// Copies every tensor that both networks have: the same name, not counting the levels of mox::depth,
 /// mox::frozen, mox::observed, mox::adapted_parts and adapters, and the same shape. The rest of `to` stays as
-/// it is (a learned router keeps its initial values). The scalar types may differ. Throws mox::error
-/// when a tensor of the same name has another shape; `to` is then unchanged.
+/// it is (a learned router keeps its initial values). Several tensors of one name (a mixture's router and
+/// that of the depth around it, adapters around adapters) pair up by their shapes, then in order. The scalar
+/// types may differ. Throws mox::error when the only tensor of a name has another shape; `to` is then
+/// unchanged.
 template <class From, class T, class To, class U>
 transfer_report copy_matching(const params<From, T>& from, params<To, U>& to) {
-    std::vector<std::string> from_paths, to_paths;
-    detail::paths_without_wrappers<From>("", from_paths);
-    detail::paths_without_wrappers<To>("", to_paths);
+    const detail::tensor_matches matches = detail::match_tensors(from, to);
+    detail::copy_matches(matches, from, to);
     const auto from_tensors = params<From, T>::tensors();
     const auto to_tensors = params<To, U>::tensors();
     transfer_report report;
-    std::vector<std::pair<std::size_t, std::size_t>> pairs;
-    std::vector<bool> used(from_paths.size());
-    for (std::size_t i = 0; i < to_paths.size(); ++i) {
-        const auto found = std::find(from_paths.begin(), from_paths.end(), to_paths[i]);
-        // Gradients and moments have no frozen tensors.
-        const bool held = found != from_paths.end() &&
-                          (from.complete() ||
-                           from_tensors[static_cast<std::size_t>(found - from_paths.begin())].spec.trained);
-        if (!held) {
-            report.kept.push_back(to_tensors[i].path);
-            continue;
-        }
-        const auto j = static_cast<std::size_t>(found - from_paths.begin());
-        const parameter &a = from_tensors[j].spec, &b = to_tensors[i].spec;
-        const auto shape = [](const parameter& p) {
-            return std::to_string(p.count) + " x " + std::to_string(p.rows) + " x " +
-                   std::to_string(p.logical_cols());
-        };
-        check::that(shape(a) == shape(b), "mox::copy_matching",
-                    "tensor '" + to_paths[i] + "' must have the same shape in both networks, but is " +
-                        shape(a) + " in the source and " + shape(b) + " in the target");
-        pairs.emplace_back(j, i);
-        used[j] = true;
-    }
-    for (const auto& [j, i] : pairs) {
-        const std::vector<T> values = from.read(from_tensors[j]);
-        to.write(to_tensors[i], std::vector<U>(values.begin(), values.end()));
-    }
-    report.copied = static_cast<index_t>(pairs.size());
-    for (std::size_t j = 0; j < used.size(); ++j) {
-        if (!used[j]) report.unused.push_back(from_tensors[j].path);
-    }
+    report.copied = static_cast<index_t>(matches.pairs.size());
+    for (const std::size_t i : matches.kept) report.kept.push_back(to_tensors[i].path);
+    for (const std::size_t j : matches.unused) report.unused.push_back(from_tensors[j].path);
     return report;
 }
 

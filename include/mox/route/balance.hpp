@@ -42,7 +42,9 @@ T load_over(const route::router_view<T>& r, index_t begin, index_t end, Count&& 
 }  // namespace detail
 
 /// a E sum_e f_e P_e: f_e the share of slots that chose e, P_e its mean probability; equals a when balanced
-/// (Switch, arXiv 2101.03961). With null experts AdaMoE's form: E + M outputs, null experts share their mean
+/// (Switch, arXiv 2101.03961). Slots that a selector leaves empty count: with one that may take all experts
+/// (route::top_p, route::entropy_broadcast) a balanced router has a times the mean share of experts that a
+/// token takes. With null experts AdaMoE's form: E + M outputs, null experts share their mean
 /// load (arXiv 2406.13233).
 template <coefficient A = coefficient{0.01}>
 struct load {

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include <mox/core/error.hpp>
 #include <mox/core/view.hpp>
 
 namespace mox::inline MOX_ABI::route {
@@ -13,8 +14,11 @@ template <std::size_t Groups>
 struct expert_allocation {
     std::array<index_t, Groups> experts;
 
-    /// Of layer 0 ... layers - 1. Groups are as equal as the number of layers allows.
+    /// Of layer 0 ... layers - 1. Groups are as equal as the number of layers allows. Throws mox::error for
+    /// another layer; does not compile where that is seen.
     constexpr index_t operator()(index_t layer, index_t layers) const {
+        if (layer < 0 || layer >= layers)
+            check::fail("mox::route::expert_allocation", "argument 'layer' must lie in [0, layers)");
         return experts[static_cast<std::size_t>(layer * static_cast<index_t>(Groups) / layers)];
     }
     /// Of all layers together.

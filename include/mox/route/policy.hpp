@@ -60,6 +60,10 @@ struct first_or<leaves<>, Default> {
 
 }  // namespace detail
 
+/// Whether P is a policy of one of these kinds.
+template <class P, class... Kinds>
+inline constexpr bool is_any_kind = (detail::is_kind<Kinds, P>() || ...);
+
 /// All policies of one kind, in order.
 template <class Kind, class... Ps>
 using all_of_kind = typename detail::filter<Kind, Ps...>::type;

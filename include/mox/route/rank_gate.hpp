@@ -89,7 +89,8 @@ enum class score_form {
 /// weight, not only of the choice. `Form` softmax_on_selected is the earlier form of the authors' code, which
 /// also explores: with probability `Explore` (theirs: 0.1) all tokens of a training forward draw K ranks
 /// each, any with the same probability and with replacement. A rank drawn twice counts once, so such a token
-/// has fewer than K ranks; their weights are computed as always and sum to one.
+/// has fewer than K ranks; their weights are computed as always and sum to one. Throws mox::error in forward
+/// when the chosen v of a token sum to zero or less.
 template <index_t K, index_t Share = 1, coefficient Rate = coefficient{1e-5},
           score_form Form = score_form::sigmoid_sum, coefficient Explore = coefficient{0.0}>
 struct sigmoid_top_k {
@@ -175,9 +176,10 @@ struct sigmoid_top_k {
                 for (index_t j = 0; j < K; ++j) weight[j] /= sum;
             }
         });
-        check::that(positive, "mox::rank_gate::sigmoid_top_k",
-                    "the selection bias has become so negative that the chosen scores sum to zero or less; "
-                    "use a smaller rate");
+        check::that(
+            positive, "mox::rank_gate::sigmoid_top_k",
+            "the chosen scores of a token sum to zero or less: the selection bias has become so negative "
+            "(use a smaller rate), or the router's logits have");
         return score;
     }
 
@@ -440,6 +442,9 @@ private:
 /// The gradient goes through the weights. MoRAM's code has it, not used (around self_activated).
 template <class Gate, coefficient A = coefficient{0.01}>
 struct balanced : Gate {
+    static_assert(route::is_any_kind<Gate, route::rank_gate_policy>,
+                  "mox::rank_gate::balanced: the first argument must be a rank gate, such as "
+                  "mox::rank_gate::self_activated<8>");
     static_assert(
         Gate::routed && !requires { Gate::constant_weights; },
         "mox::rank_gate::balanced: the gate must have weights that a loss can teach, such as "

@@ -27,7 +27,8 @@ void add_to_column(matrix_view<T> m, index_t e, T value) {
 }  // namespace detail
 
 /// a sum_e C_e Q_e: C_e the number of tokens that chose e, Q_e the sum of its probabilities (LLaVA-MoLE,
-/// arXiv 2401.16160). Grows with the square of the tokens; balance::load is the same loss with means.
+/// arXiv 2401.16160). Grows with the square of the tokens; balance::load is the same loss with means. Layers
+/// add up: for the paper's mean over layers divide the coefficient by their number.
 template <coefficient A = coefficient{0.01}>
 struct counts {
     using policy = route::balance_policy;
@@ -88,7 +89,8 @@ private:
     }
 };
 
-/// a mean_t S(p_t): a positive factor asks for decided tokens (DynMoLE, arXiv 2504.00661).
+/// a mean_t S(p_t): a positive factor asks for decided tokens (DynMoLE, arXiv 2504.00661). Layers add up: for
+/// the paper's one mean over the tokens of all layers divide the coefficient by the number of layers.
 template <class Entropy = entropy::tsallis<>, coefficient A = coefficient{0.01}>
 struct mean_entropy {
     using policy = route::balance_policy;

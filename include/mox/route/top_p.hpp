@@ -8,7 +8,7 @@
 namespace mox::inline MOX_ABI::route {
 
 /// Every token takes experts in falling order of probability up to and including the first one that brings
-/// their sum to P or above, at most `Most` (0: all). The dynamic variant of MixLoRA (arXiv 2404.15159) with
+/// their sum above P, at most `Most` (0: all). The dynamic variant of MixLoRA (arXiv 2404.15159) with
 /// gate::softmax, whose weights are not divided again. route::entropy_broadcast leaves the crossing one out.
 template <coefficient P, index_t Most = 0>
 struct top_p {
@@ -31,7 +31,7 @@ struct top_p {
                 for (index_t j = 0; j < outputs; ++j) {
                     const T mine = p[pick[j]];
                     const bool limited = Most > 0 && j >= Most;
-                    if (j > 0 && (limited || before >= static_cast<T>(P.value))) pick[j] = -1;
+                    if (j > 0 && (limited || before > static_cast<T>(P.value))) pick[j] = -1;
                     before += mine;
                 }
             }

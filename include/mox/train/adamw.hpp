@@ -21,8 +21,8 @@ struct adamw_options {
 namespace detail {
 
 inline void check_adamw(std::string_view call, const adamw_options& options) {
-    check::that(options.rate >= 0 && options.epsilon > 0, call,
-                "option 'rate' must not be negative and 'epsilon' must be positive");
+    check::that(options.rate >= 0 && options.decay >= 0 && options.epsilon > 0, call,
+                "options 'rate' and 'decay' must not be negative and 'epsilon' must be positive");
     check::that(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, call,
                 "options 'beta1' and 'beta2' must lie in [0, 1)");
 }

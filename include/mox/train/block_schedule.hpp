@@ -33,8 +33,8 @@ public:
             check::that(std::isfinite(p) && p >= 0, call,
                         "argument 'probabilities' must hold finite numbers that are not negative");
             sum += p;
-            positive += p > 0 ? 1 : 0;
         }
+        for (const double p : probabilities_) positive += p / sum > 0 ? 1 : 0;
         check::that(positive > 0, call,
                     "argument 'probabilities' must hold a number above zero, or no block could be drawn");
         check::that(std::isfinite(sum), call, "argument 'probabilities' must have a finite sum");

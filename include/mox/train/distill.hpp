@@ -29,14 +29,15 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
     const T inverse = static_cast<T>(1 / temperature);
     const T scale = static_cast<T>(temperature / static_cast<double>(student.rows));
     double sum = 0;
-    std::vector<T> p(static_cast<std::size_t>(student.cols)), q(p.size());
+    // Kept from call to call: one row of each.
+    static thread_local std::vector<T> logits, p, q;
+    for (std::vector<T>* row : {&logits, &p, &q}) row->resize(static_cast<std::size_t>(student.cols));
     for (index_t t = 0; t < student.rows; ++t) {
         for (index_t j = 0; j < student.cols; ++j) {
-            p[static_cast<std::size_t>(j)] = student(t, j) * inverse;
+            logits[static_cast<std::size_t>(j)] = student(t, j) * inverse;
             q[static_cast<std::size_t>(j)] = teacher(t, j) * inverse;
         }
-        const std::vector<T> logits = p;
-        const T lse = kernel::softmax_row<T>(p.data(), student.cols, p.data());
+        const T lse = kernel::softmax_row<T>(logits.data(), student.cols, p.data());
         kernel::softmax_row<T>(q.data(), student.cols, q.data());
         for (index_t j = 0; j < student.cols; ++j) {
             const auto i = static_cast<std::size_t>(j);

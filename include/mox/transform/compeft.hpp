@@ -144,6 +144,7 @@ template <class T>
 ternary compress(std::span<const T> update, const compeft_options& options = {}) {
     check::that(options.density > 0 && options.density <= 1, "mox::compress",
                 "option 'density' must lie in (0, 1], the share of entries that are kept");
+    check::that(std::isfinite(options.factor), "mox::compress", "option 'factor' must be a finite number");
     const index_t n = ssize_of(update);
     if (n == 0) return {};
     std::vector<double> size;

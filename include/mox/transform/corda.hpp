@@ -26,9 +26,13 @@ enum class corda_mode {
 /// largest entry.
 class corda_covariance {
 public:
-    explicit corda_covariance(index_t width) : sum_(Eigen::MatrixXd::Zero(width, width)) {}
+    explicit corda_covariance(index_t width)
+        : sum_(Eigen::MatrixXd::Zero(std::max<index_t>(width, 0), std::max<index_t>(width, 0))) {
+        check::that(width > 0, "mox::corda_covariance", "argument 'width' must be positive");
+    }
 
-    /// One sample: tokens x width.
+    /// One sample: tokens x width. One of zeros alone says nothing and is not counted. Throws mox::error for
+    /// another width, and for numbers that are not finite or whose largest is zero.
     template <class T>
     void add(matrix_view<const T> x) {
         check::size("mox::corda_covariance::add", "x", "columns (the layer's input width)", sum_.rows(),
@@ -38,6 +42,7 @@ public:
         for (index_t t = 0; t < x.rows; ++t) {
             for (index_t j = 0; j < x.cols; ++j) rows(t, j) = static_cast<double>(x(t, j));
         }
+        if (rows.isZero(0)) return;
         // The largest entry, not the largest size: as the authors' code has it.
         const double largest = std::abs(rows.maxCoeff());
         check::that(rows.allFinite() && largest > 0, "mox::corda_covariance::add",

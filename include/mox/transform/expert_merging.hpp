@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -33,11 +34,14 @@ public:
 
     index_t experts() const noexcept { return experts_; }
     index_t chunks() const noexcept { return chunks_; }
-    /// lambda of an expert and chunk.
+    /// lambda of an expert and chunk; without chunks, of chunk 0.
     T value(index_t expert, index_t chunk) const {
-        if (chunks_ == 0) return static_cast<T>(start_);
-        const T r = raw_[static_cast<std::size_t>(expert * chunks_ + chunk)];
-        return T(1) / (T(1) + std::exp(-r));
+        check::that(expert >= 0 && expert < experts_, "mox::merge_coefficients::value",
+                    "argument 'expert' must lie in [0, " + std::to_string(experts_) + ")");
+        check::that(chunk >= 0 && chunk < std::max<index_t>(chunks_, 1), "mox::merge_coefficients::value",
+                    "argument 'chunk' must lie in [0, " + std::to_string(std::max<index_t>(chunks_, 1)) +
+                        ")");
+        return lambda(expert, chunk);
     }
 
     /// merged = base + sum_k lambda_k task_k. tasks: experts x n, the differences expert - base.
@@ -45,7 +49,7 @@ public:
         check_sizes("mox::merge_coefficients::merge", "merged", base.size(), tasks.size(), merged.size());
         std::copy(base.begin(), base.end(), merged.begin());
         for_each(base.size(), [&](index_t k, index_t c, std::size_t begin, std::size_t end) {
-            const T l = value(k, c);
+            const T l = lambda(k, c);
             const T* const task = tasks.data() + static_cast<std::size_t>(k) * base.size();
             for (std::size_t i = begin; i < end; ++i) merged[i] += l * task[i];
         });
@@ -61,7 +65,7 @@ public:
         if (!accumulate) std::fill(draw.begin(), draw.end(), T(0));
         if (chunks_ == 0) return;
         for_each(dmerged.size(), [&](index_t k, index_t c, std::size_t begin, std::size_t end) {
-            const T l = value(k, c);
+            const T l = lambda(k, c);
             const T* const task = tasks.data() + static_cast<std::size_t>(k) * dmerged.size();
             double sum = 0;
             for (std::size_t i = begin; i < end; ++i)
@@ -78,25 +82,33 @@ public:
         double sum = 0;
         for (index_t k = 0; k < experts_; ++k) {
             for (index_t c = 0; c < chunks_; ++c)
-                sum += static_cast<double>(std::abs(value(k, c) - static_cast<T>(start_)));
+                sum += static_cast<double>(std::abs(lambda(k, c) - static_cast<T>(start_)));
         }
         return static_cast<T>(sum / static_cast<double>(chunks_));
     }
-    /// draw += scale * its gradient; 0 where a coefficient is at its start.
+    /// draw += scale * its gradient; 0 where a raw coefficient is at its start, log(start / (1 - start)).
     void penalty_gradient(T scale, std::span<T> draw) const {
         check::size("mox::merge_coefficients::penalty_gradient", "draw", "elements, experts x chunks",
                     ssize_of(raw_), ssize_of(draw));
         for (index_t k = 0; k < experts_; ++k) {
             for (index_t c = 0; c < chunks_; ++c) {
-                const T l = value(k, c), d = l - static_cast<T>(start_);
-                const T sign = d > 0 ? T(1) : d < 0 ? T(-1) : T(0);
+                const T l = lambda(k, c), raw = raw_[static_cast<std::size_t>(k * chunks_ + c)];
+                const T sign = raw > raw_start() ? T(1) : raw < raw_start() ? T(-1) : T(0);
                 draw[static_cast<std::size_t>(k * chunks_ + c)] +=
                     scale * sign * l * (T(1) - l) / static_cast<T>(chunks_);
             }
         }
     }
 
+    /// What raw coefficients start at.
+    T raw_start() const noexcept { return static_cast<T>(std::log(start_ / (1 - start_))); }
+
 private:
+    T lambda(index_t expert, index_t chunk) const {
+        if (chunks_ == 0) return static_cast<T>(start_);
+        const T r = raw_[static_cast<std::size_t>(expert * chunks_ + chunk)];
+        return T(1) / (T(1) + std::exp(-r));
+    }
     void check_sizes(std::string_view call, std::string_view argument, std::size_t n, std::size_t tasks,
                      std::size_t to) const {
         check::size(call, "tasks", "elements, experts x the tensor", experts_ * static_cast<index_t>(n),

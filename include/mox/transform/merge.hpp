@@ -119,7 +119,8 @@ void merge_factors(std::vector<T>& weight, std::vector<T>& bias, const std::vect
             column[i] = static_cast<double>(to[i * width]) + Layer::scale * sum;
             square += column[i] * column[i];
         }
-        const double factor = magnitude.empty() ? 1 : static_cast<double>(magnitude[o]) / std::sqrt(square);
+        const double factor =
+            magnitude.empty() || square == 0 ? 1 : static_cast<double>(magnitude[o]) / std::sqrt(square);
         for (std::size_t i = 0; i < in; ++i) to[i * width] = static_cast<T>(factor * column[i]);
         if (!bias.empty()) bias[o] = static_cast<T>(factor * static_cast<double>(bias[o]));
     }

@@ -162,32 +162,28 @@ struct quantized_tensor {
 ///   mox::params<small> packed;
 ///   auto report = mox::quantize(trained, packed);
 /// Tensors find each other as in mox::copy_matching, and it throws as that does; besides, mox::error names a
-/// tensor of `to` that the source does not have. Returns one entry per packed tensor.
+/// tensor of `to` that the source does not have. `to` is then unchanged. Returns one entry per packed tensor.
 template <class From, class T, class To, class U>
 std::vector<quantized_tensor> quantize(const params<From, T>& from, params<To, U>& to) {
-    const transfer_report done = copy_matching(from, to);
-    check::that(done.kept.empty(), "mox::quantize",
-                done.kept.empty() ? std::string()
-                                  : "tensor '" + done.kept.front() +
-                                        "' has no counterpart in the source; 'to' must be the same network, "
-                                        "such as mox::with_weights<net, mox::weight::int8<>>");
-    std::vector<quantized_tensor> report;
-    std::vector<std::string> from_paths, to_paths;
-    detail::paths_without_wrappers<From>("", from_paths);
-    detail::paths_without_wrappers<To>("", to_paths);
+    const detail::tensor_matches matches = detail::match_tensors(from, to);
     const auto from_tensors = params<From, T>::tensors();
     const auto to_tensors = params<To, U>::tensors();
-    for (std::size_t i = 0; i < to_tensors.size(); ++i) {
-        const tensor_info& t = to_tensors[i];
+    if (!matches.kept.empty()) {
+        check::fail("mox::quantize", "tensor '" + to_tensors[matches.kept.front()].path +
+                                         "' has no counterpart in the source; 'to' must be the same network, "
+                                         "such as mox::with_weights<net, mox::weight::int8<>>");
+    }
+    detail::copy_matches(matches, from, to);
+    std::vector<quantized_tensor> report;
+    for (const auto& [j, i] : matches.pairs) {
+        const tensor_info &source = from_tensors[j], &t = to_tensors[i];
         if (!t.spec.packing) continue;
-        const auto at = std::find(from_paths.begin(), from_paths.end(), to_paths[i]) - from_paths.begin();
-        const tensor_info& source = from_tensors[static_cast<std::size_t>(at)];
         quantized_tensor entry{t.path, t.spec.packing->name, params<To, U>::bytes(t),
                                params<From, T>::bytes(source)};
         const auto before = from.read(source);
         const auto after = to.read(t);
-        for (std::size_t j = 0; j < before.size(); ++j) {
-            const double d = static_cast<double>(before[j]) - static_cast<double>(after[j]);
+        for (std::size_t n = 0; n < before.size(); ++n) {
+            const double d = static_cast<double>(before[n]) - static_cast<double>(after[n]);
             entry.largest_error = std::max(entry.largest_error, std::abs(d));
             entry.mean_square_error += d * d / static_cast<double>(before.size());
         }

@@ -4,6 +4,7 @@
 // for a power of two ("Run-length encodings", IEEE Trans. Inf. Theory 12, 1966; Rice's form), a sign bit
 // each.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -64,19 +65,22 @@ inline std::vector<std::uint8_t> encode(const ternary& t) {
     return bytes;
 }
 
-/// What encode was given. Throws mox::error when the bytes are not those of a ternary vector.
-inline ternary decode_ternary(std::span<const std::uint8_t> bytes) {
+/// What encode was given. Throws mox::error when the bytes are not those of a ternary vector, and before any
+/// memory is taken when it has more than `largest` entries: a few bytes can claim to be of any length.
+inline ternary decode_ternary(std::span<const std::uint8_t> bytes, index_t largest = index_t{1} << 33) {
     constexpr std::string_view call = "mox::decode_ternary";
     constexpr std::string_view broken =
         "argument 'bytes' must be what mox::encode gave, but is cut or damaged";
     detail::ternary_header head;
     check::that(bytes.size() >= sizeof(head), call, broken);
     std::memcpy(&head, bytes.data(), sizeof(head));
-    // Every entry has two bits or more, so that a damaged header cannot ask for more memory than it may. The
-    // size alone can: it is held against the largest one that indices have.
-    check::that(head.low_bits < 40 && head.size < std::uint64_t{1} << 40 && head.entries <= head.size &&
+    // Every entry has two bits or more.
+    check::that(head.low_bits < 40 && head.entries <= head.size &&
                     head.entries <= 4 * (bytes.size() - sizeof(head)) && std::isfinite(head.scale),
                 call, broken);
+    check::that(head.size <= static_cast<std::uint64_t>(std::max<index_t>(largest, 0)), call,
+                "the vector has " + std::to_string(head.size) +
+                    " entries, more than argument 'largest' allows");
     std::size_t at = 8 * sizeof(head);
     const auto read = [&] {
         check::that(at < 8 * bytes.size(), call, broken);
@@ -90,12 +94,14 @@ inline ternary decode_ternary(std::span<const std::uint8_t> bytes) {
         const int sign = read() ? 1 : -1;
         std::uint64_t gap = 0;
         while (read()) ++gap;
+        check::that(gap <= head.size >> head.low_bits, call, broken);
         gap <<= head.low_bits;
         for (std::uint64_t b = 0; b < head.low_bits; ++b) gap |= static_cast<std::uint64_t>(read()) << b;
         next += gap;
         check::that(next < head.size, call, broken);
         t.set(static_cast<index_t>(next++), sign);
     }
+    check::that((at + 7) / 8 == bytes.size(), call, broken);
     return t;
 }
 
