@@ -100,15 +100,15 @@ TEST_CASE("strongest: all ranks chosen is plain lora; the bias only chooses", "[
     // Activations 1, -5, 3, -2, 0, 0.5: by magnitude ranks 1 and 2, by value 0 and 2.
     const auto pair = [](auto type) {
         using net = typename decltype(type)::type;
-        auto v = random_params<net, double>(4);
+        auto weights = random_params<net, double>(4);
         std::vector<double> a(42, 0.0);
         const double activations[6] = {1, -5, 3, -2, 0, 0.5};
         for (std::size_t r = 0; r < 6; ++r) a[7 * r] = activations[r];
-        v.write("a", a);
-        v.write("select_bias", std::vector<double>(6, 0.0));
-        tape<net, double> u;
-        run_forward(v, {1, 0, 0, 0, 0, 0, 0}, batch::equal(1, 1), u);
-        return std::vector<row_t>(u.routing()[0].chosen, u.routing()[0].chosen + 2);
+        weights.write("a", a);
+        weights.write("select_bias", std::vector<double>(6, 0.0));
+        tape<net, double> own;
+        run_forward(weights, {1, 0, 0, 0, 0, 0, 0}, batch::equal(1, 1), own);
+        return std::vector<row_t>(own.routing()[0].chosen, own.routing()[0].chosen + 2);
     };
     using by_magnitude = lora<base, rank6, rank_gate::strongest<2, rank_gate::key::magnitude>>;
     CHECK(pair(std::type_identity<by_magnitude>{}) == std::vector<row_t>{1, 2});

@@ -22,6 +22,18 @@ inline constexpr bool trains_maps = std::is_same_v<Adapter, as_they_are>;
 
 namespace detail {
 
+template <template <class> class>
+struct wraps;
+
+template <class Adapter>
+consteval bool check_adapter() {
+    static_assert(
+        requires { typename wraps<Adapter::template around>; },
+        "mox: this argument does not say how it wraps a map; expected one such as mox::as_they_are, "
+        "mox::as_frozen, mox::with_lora<r8> or mox::with_each<...>, not a layer such as mox::lora");
+    return true;
+}
+
 // A map whose output has parts of these widths, wrapped part by part by adapters that can
 // (layer/adapted_parts.hpp), else as a whole.
 template <class Adapter, class Map, index_t... Widths>

@@ -14,6 +14,7 @@ template <index_t D, index_t H, class Act, class Adapter, bool Gated = true, bia
 struct adapted_ffn {
     static_assert(D > 0 && H > 0, "mox::adapted_ffn: both widths must be positive");
     static_assert(!Gated || Bias == bias::none, "mox::adapted_ffn: a gated network has no biases");
+    static_assert(detail::check_adapter<Adapter>());
 
     static constexpr std::string_view name = "adapted_ffn";
     static constexpr index_t in = D;

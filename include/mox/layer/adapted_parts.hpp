@@ -146,6 +146,9 @@ struct parts_of<Map, std::integer_sequence<index_t, Widths...>, std::index_seque
 ///   adapted_ffn<D, H, act, with_each<experts, experts, experts>>, experts = with_lora_experts<...>
 template <class... Adapters>
 struct with_each {
+    static_assert(sizeof...(Adapters) > 1 && (detail::check_adapter<Adapters>() && ...),
+                  "mox::with_each: give an adapter for each map of the layer");
+
     template <class L>
     using around =
         typename std::tuple_element_t<sizeof...(Adapters) - 1, std::tuple<Adapters...>>::template around<L>;

@@ -50,6 +50,7 @@ struct attention {
             { Mask::is_causal } -> std::convertible_to<bool>;
         },
         "mox::attention: the mask must be mox::mask::causal or mox::mask::full");
+    static_assert(detail::check_adapter<Adapter>());
 
     static constexpr std::string_view name = "attention";
     static constexpr index_t in = Spec.width;

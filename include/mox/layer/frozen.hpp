@@ -5,7 +5,7 @@
 namespace mox::inline MOX_ABI {
 
 /// L as it is: its parameters are used and never trained. They have no gradients and no optimiser state; the
-/// gradient of the input passes through.
+/// gradient of the input passes through. x and y are those of L.
 template <class L>
 struct frozen {
     static_assert(check_layer<L>());

@@ -31,18 +31,18 @@ consteval bool gate_draws() {
 
 }  // namespace detail
 
-/// A low-rank adapter around a frozen layer (LoRA, arXiv 2106.09685). B starts at zero, so the layer starts
-/// as its base. Gates:
+/// A low-rank adapter around a frozen layer (LoRA, arXiv 2106.09685): y = base(x) + s ((drop(x) A') * g(x))
+/// B, with A ranks x in and B ranks x out, both rank by rank, s of the spec (alpha alone for SMoRA, 1 for
+/// MoRAM), and g of the gate: tokens x ranks, zero where a rank is not chosen. B starts at zero, so the layer
+/// starts as its base. Gates:
 ///   rank_gate::all               LoRA
 ///   rank_gate::sigmoid_top_k<K>  SMoRA (arXiv 2501.15103)
 ///   rank_gate::strongest<K>      FlyLoRA (arXiv 2510.08396)
 ///   rank_gate::self_activated<K> MoRA, MoRAM (arXiv 2506.21035)
-///   rank_gate::balanced<gate>    one whose weights can be taught (sigmoid_top_k, self_activated), with a
-///   loss
-///                                for even use
+///   rank_gate::balanced<gate>    sigmoid_top_k or self_activated, with a loss for even use
 template <class Base, adapter_spec Spec, class Gate = rank_gate::all>
 struct lora {
-    static_assert(check_layer<Base>() && detail::check_rank_gate<Gate>());
+    static_assert(detail::check_adapted<Base>() && check_layer<Base>() && detail::check_rank_gate<Gate>());
     static_assert(Spec.rank > 0, "mox: an adapter needs a positive rank, such as adapter_spec{.rank = 8}");
     static_assert(Spec.dropout >= 0 && Spec.dropout < 1, "mox: the dropout of an adapter must lie in [0, 1)");
     static_assert(Spec.kept_ranks >= 0, "mox::lora: kept_ranks must not be negative");

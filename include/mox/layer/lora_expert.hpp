@@ -125,7 +125,7 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
                                              rows.gate, base::second_map(w[1]), y, accumulate);
         kernel::grouped_product_to_tokens<T>(
             ctx.exec, groups, rows.token, kernel::row_source<const T>(r.zd), rows.gate,
-            back::stack(back::ranks::up(w[down_at + 1], groups.count)), y, true);
+            back::ranks::stack(back::ranks::up(w[down_at + 1], groups.count)), y, true);
         if constexpr (base::biased) detail::add_output_bias(ctx, rows, w[3], D, y);
         ctx.save(r);
     }
@@ -150,7 +150,7 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
         back::transposed(ctx, groups, w[down_at + 1], dy_rows, dz);
         detail::through_dropout(ctx, r.drop, down_at, dh, [&](matrix_view<T> to) {
             kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
-                                       back::stack(back::ranks::down(w[down_at], experts)),
+                                       back::ranks::stack(back::ranks::down(w[down_at], experts)),
                                        {kernel::row_source<T>(to), H, nullptr, true});
         });
         base::hidden_backward(ctx, w, rows, r.pre, dh, dy_rows, dgate);
@@ -177,8 +177,8 @@ struct lora_expert<feed_forward<detail::two_matrix_ffn<D, H, Act, Gated, Bias>>,
             detail::through_dropout(ctx, r.drop, at, dx, [&](matrix_view<T> to) {
                 kernel::grouped_product_to_tokens<T>(
                     ctx.exec, groups, rows.token, kernel::row_source<const T>(dz),
-                    static_cast<const T*>(nullptr), front::stack(front::ranks::down(w[at], experts)), to,
-                    true);
+                    static_cast<const T*>(nullptr), front::ranks::stack(front::ranks::down(w[at], experts)),
+                    to, true);
             });
         };
         if constexpr (Gated) {

@@ -25,7 +25,7 @@ struct pool_spec {
 /// 2310.18547), S-LoRA (arXiv 2311.03285).
 template <class Base, pool_spec Spec>
 struct lora_pool {
-    static_assert(check_layer<Base>());
+    static_assert(detail::check_adapted<Base>() && check_layer<Base>());
     static_assert(Spec.adapters > 0 && Spec.ranks > 0,
                   "mox::lora_pool: the numbers of adapters and of ranks must be positive, such as "
                   "pool_spec{.adapters = 16, .ranks = 256}");

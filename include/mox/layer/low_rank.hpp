@@ -10,6 +10,7 @@
 
 #include <mox/kernel/dense.hpp>
 #include <mox/kernel/dot.hpp>
+#include <mox/layer/contract.hpp>
 #include <mox/layer/dropout.hpp>
 #include <mox/layer/ffn.hpp>
 
@@ -71,9 +72,18 @@ double factor_product(const std::vector<T>& a, const std::vector<T>& b, std::siz
     return sum;
 }
 
+template <class Base>
+consteval bool check_adapted() {
+    static_assert(!takes_ids<Base>(),
+                  "mox: an adapter multiplies the rows that its base reads; a layer of token ids, such as "
+                  "mox::embedding, reads none");
+    return true;
+}
+
 }  // namespace detail
 
-/// f(x) = s drop(x) A' B: a bank of experts made of nothing but ranks.
+/// f(x) = s drop(x) A' B: a bank of experts made of nothing but ranks. x: In wide, f(x): Out; A (rank x In)
+/// and B (rank x Out) of each expert are trained, s is Spec.scale() (LoRA, arXiv 2106.09685).
 template <index_t In, index_t Out, adapter_spec Spec>
 struct low_rank {
     static_assert(In > 0 && Out > 0, "mox::low_rank: both widths must be positive");
@@ -125,14 +135,14 @@ struct low_rank {
         const arena_scope scope(*ctx.scratch);
         if (r.dense) {
             kernel::dense_transposed<T>(ctx.exec, down(w[0], experts), r.x, r.z, false);
-            scale_rows(ctx, r.z);
+            scale(ctx, r.z);
             const matrix_view<T> u = ctx.temporary(n, experts * rank);
             gated(ctx, r, r.z, u);
             kernel::dense<T>(ctx.exec, up(w[1], experts), u, y, accumulate);
         } else {
             kernel::grouped_transposed<T>(ctx.exec, rows.groups, kernel::row_source<const T>(r.x, rows.token),
                                           In, stack(down(w[0], experts)), {kernel::row_source<T>(r.z), rank});
-            scale_rows(ctx, r.z);
+            scale(ctx, r.z);
             kernel::grouped_product_to_tokens<T>(ctx.exec, rows.groups, rows.token,
                                                  kernel::row_source<const T>(r.z), rows.gate,
                                                  stack(up(w[1], experts)), y, accumulate);
@@ -158,7 +168,7 @@ struct low_rank {
             gate_gradient(ctx, r, dz, dgate);
             gated(ctx, r, dz, dz);
             gated(ctx, r, r.z, u);
-            scale_rows(ctx, dz);
+            scale(ctx, dz);
             if (g[0]) {
                 kernel::dense_weight_gradient<T>(ctx.exec, u, dy, up(g[1], experts), ctx.accumulate);
                 kernel::dense_weight_gradient<T>(ctx.exec, dz, a_rows, down(g[0], experts), ctx.accumulate);
@@ -171,7 +181,7 @@ struct low_rank {
             gate_gradient(ctx, r, dz, dgate);
             gated(ctx, r, dz, dz);
             gated(ctx, r, r.z, u);
-            scale_rows(ctx, dz);
+            scale(ctx, dz);
             if (g[0]) {
                 kernel::grouped_weight_gradient<T>(ctx.exec, rows.groups, kernel::row_source<const T>(u),
                                                    dy_rows, Out, stack(up(g[1], experts)), ctx.accumulate);
@@ -196,25 +206,25 @@ struct low_rank {
     static constexpr kernel::panel_view<T> up(T* p, index_t experts) {
         return {p, experts * rank, kernel::panel_layout<std::remove_const_t<T>>::padded(Out)};
     }
-
-private:
+    /// `all` expert by expert.
     template <class T>
     static constexpr kernel::panel_stack<T> stack(kernel::panel_view<T> all) {
         return {all.row_range(0, rank)};
     }
-
+    /// z *= s
     template <class T>
-    static void scale_rows(context<T>& ctx, matrix_view<T> z) {
-        constexpr double s = Spec.scale();
-        if constexpr (s != 1) {
+    static void scale(context<T>& ctx, matrix_view<T> z) {
+        if constexpr (Spec.scale() != 1) {
+            constexpr T s = static_cast<T>(Spec.scale());
             parallel_ranges(ctx.exec, z.rows, 256, [&](index_t begin, index_t end) {
                 for (index_t t = begin; t < end; ++t) {
-                    for (index_t j = 0; j < z.cols; ++j) z(t, j) *= static_cast<T>(s);
+                    for (index_t j = 0; j < z.cols; ++j) z(t, j) *= s;
                 }
             });
         }
     }
 
+private:
     // body(slot, expert, first value of the slot's ranks in a matrix shaped like z)
     template <class T, class Body>
     static void for_each_slot(context<T>& ctx, const bank_record<T>& r, Body&& body) {

@@ -205,9 +205,9 @@ struct mixlora {
             r.zd = ctx.activation(plan.slots, rank);
             r.vd = detail::dropped_rows<T>(ctx, r.drop, down_at, r.v);
             back::project(ctx, groups, w[down_at], kernel::row_source<const T>(r.vd), r.zd);
-            kernel::grouped_product_to_tokens<T>(ctx.exec, groups, plan.token,
-                                                 kernel::row_source<const T>(r.zd), plan.gate,
-                                                 back::stack(back::ranks::up(w[down_at + 1], E)), y, true);
+            kernel::grouped_product_to_tokens<T>(
+                ctx.exec, groups, plan.token, kernel::row_source<const T>(r.zd), plan.gate,
+                back::ranks::stack(back::ranks::up(w[down_at + 1], E)), y, true);
         }
         routing::pass_dropped(ctx, r.route, y);
         ctx.save(r);
@@ -243,7 +243,7 @@ struct mixlora {
                            kernel::row_source<const T>(d), dz);
             detail::through_dropout(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
                 kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
-                                           back::stack(back::ranks::down(w[down_at], E)),
+                                           back::ranks::stack(back::ranks::down(w[down_at], E)),
                                            {kernel::row_source<T>(to), H, nullptr, true});
             });
         } else {
@@ -259,7 +259,7 @@ struct mixlora {
             // The slot's gate multiplies both factors' gradients; what meets B is gate times z.
             const matrix_view<T> u = ctx.temporary(slots, rank), dz = ctx.temporary(slots, rank);
             kernel::grouped_transposed<T>(ctx.exec, groups, dy_rows, D,
-                                          back::stack(back::ranks::up(w[down_at + 1], E)),
+                                          back::ranks::stack(back::ranks::up(w[down_at + 1], E)),
                                           {kernel::row_source<T>(dz), rank});
             for (index_t s = 0; s < slots; ++s) dgate[s] += kernel::dot_row<T>(dz.row(s), r.zd.row(s), rank);
             for (index_t s = 0; s < slots; ++s) {
@@ -270,7 +270,7 @@ struct mixlora {
             }
             detail::through_dropout(ctx, r.drop, down_at, dv, [&](matrix_view<T> to) {
                 kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(dz),
-                                           back::stack(back::ranks::down(w[down_at], E)),
+                                           back::ranks::stack(back::ranks::down(w[down_at], E)),
                                            {kernel::row_source<T>(to), H, nullptr, true});
             });
             if (g[down_at]) {
@@ -315,7 +315,8 @@ struct mixlora {
             detail::through_dropout(ctx, r.drop, at, dx, [&](matrix_view<T> to) {
                 kernel::grouped_product_to_tokens<T>(
                     ctx.exec, groups, plan.token, kernel::row_source<const T>(dz),
-                    static_cast<const T*>(nullptr), into::stack(into::ranks::down(w[at], E)), to, true);
+                    static_cast<const T*>(nullptr), into::ranks::stack(into::ranks::down(w[at], E)), to,
+                    true);
             });
         };
         if constexpr (updates_gate) into_map(gate_at, r.xg, r.zg, da);

@@ -46,6 +46,8 @@ struct observed {
 /// A fused map has one input, whatever its parts are wrapped in.
 template <class Adapter = as_they_are>
 struct as_observed {
+    static_assert(detail::check_adapter<Adapter>());
+
     template <class L>
     using around = observed<typename Adapter::template around<L>>;
     template <class L, index_t... Widths>

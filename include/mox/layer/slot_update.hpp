@@ -20,16 +20,16 @@ struct slot_update {
                         bool accumulate = true) {
         project(ctx, groups, a, in, z);
         kernel::grouped_product<T>(ctx.exec, groups, kernel::row_source<const T>(z),
-                                   stack(ranks::up(b, groups.count)),
+                                   ranks::stack(ranks::up(b, groups.count)),
                                    {kernel::row_source<T>(out), Out, nullptr, accumulate});
     }
 
     template <class T>
     static void project(context<T>& ctx, kernel::group_view groups, const T* a,
                         kernel::row_source<const T> in, matrix_view<T> z) {
-        kernel::grouped_transposed<T>(ctx.exec, groups, in, In, stack(ranks::down(a, groups.count)),
+        kernel::grouped_transposed<T>(ctx.exec, groups, in, In, ranks::stack(ranks::down(a, groups.count)),
                                       {kernel::row_source<T>(z), rank});
-        scaled(ctx, z);
+        ranks::scale(ctx, z);
     }
 
     /// dz = s dout B_e', and the gradients of both factors; `u`: what met B in forward.
@@ -43,35 +43,18 @@ struct slot_update {
     template <class T>
     static void transposed(context<T>& ctx, kernel::group_view groups, const T* b,
                            kernel::row_source<const T> dout, matrix_view<T> dz) {
-        kernel::grouped_transposed<T>(ctx.exec, groups, dout, Out, stack(ranks::up(b, groups.count)),
+        kernel::grouped_transposed<T>(ctx.exec, groups, dout, Out, ranks::stack(ranks::up(b, groups.count)),
                                       {kernel::row_source<T>(dz), rank});
-        scaled(ctx, dz);
+        ranks::scale(ctx, dz);
     }
     template <class T>
     static void gradients(context<T>& ctx, kernel::group_view groups, T* da, T* db,
                           kernel::row_source<const T> in, kernel::row_source<const T> u,
                           kernel::row_source<const T> dout, matrix_view<T> dz) {
-        kernel::grouped_weight_gradient<T>(ctx.exec, groups, u, dout, Out, stack(ranks::up(db, groups.count)),
-                                           ctx.accumulate);
+        kernel::grouped_weight_gradient<T>(ctx.exec, groups, u, dout, Out,
+                                           ranks::stack(ranks::up(db, groups.count)), ctx.accumulate);
         kernel::grouped_weight_gradient<T>(ctx.exec, groups, kernel::row_source<const T>(dz), in, In,
-                                           stack(ranks::down(da, groups.count)), ctx.accumulate);
-    }
-
-    template <class T>
-    static constexpr kernel::panel_stack<T> stack(kernel::panel_view<T> all) {
-        return {all.row_range(0, rank)};
-    }
-
-private:
-    template <class T>
-    static void scaled(context<T>& ctx, matrix_view<T> z) {
-        constexpr T s = static_cast<T>(Spec.scale());
-        if constexpr (Spec.scale() == 1) return;
-        parallel_ranges(ctx.exec, z.rows, 256, [&](index_t begin, index_t end) {
-            for (index_t t = begin; t < end; ++t) {
-                for (index_t j = 0; j < rank; ++j) z(t, j) *= s;
-            }
-        });
+                                           ranks::stack(ranks::down(da, groups.count)), ctx.accumulate);
     }
 };
 

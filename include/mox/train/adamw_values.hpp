@@ -4,7 +4,8 @@
 
 namespace mox::inline MOX_ABI {
 
-/// mox::adamw for a few numbers outside a network, such as the coefficients of a merge.
+/// mox::adamw for a few numbers outside a network, such as the coefficients of a merge. The default decay
+/// (0.1) pulls the numbers to zero, which are merge coefficients of one half: give your own.
 template <class T>
 class adamw_values {
 public:

@@ -22,7 +22,8 @@ namespace mox::inline MOX_ABI {
 template <class T>
 class merge_coefficients_view {
 public:
-    /// All started at `start`, between 0 and 1. raw: experts x chunks.
+    /// All started at `start`, between 0 and 1. raw: experts x chunks. Throws mox::error for another start,
+    /// no expert, or another number of raw coefficients.
     merge_coefficients_view(index_t experts, index_t chunks, double start, std::span<const T> raw)
         : experts_(experts), chunks_(chunks), start_(start), raw_(raw) {
         check::that(experts > 0 && chunks >= 0, "mox::merge_coefficients",
@@ -138,7 +139,7 @@ private:
 template <class T>
 class merge_coefficients {
 public:
-    /// All at `start`, between 0 and 1.
+    /// All at `start`, between 0 and 1. Throws as merge_coefficients_view.
     merge_coefficients(index_t experts, index_t chunks, double start)
         : experts_(experts), chunks_(chunks), start_(start) {
         raw_.assign(static_cast<std::size_t>(std::max<index_t>(experts * chunks, 0)),
