@@ -334,14 +334,14 @@ TEST_CASE("a loss on hidden states allocates nothing after two steps", "[allocat
     REQUIRE(sum > 0);
 }
 
-TEST_CASE("distillation allocates nothing after its first call", "[allocation]") {
+TEST_CASE("distillation allocates nothing", "[allocation]") {
     const std::vector<float> teacher(20 * 50, 0.25f), student(20 * 50, 0.5f);
     std::vector<float> gradient(20 * 50);
     const auto step = [&] {
         return mox::distill<float>({student.data(), 20, 50}, {teacher.data(), 20, 50}, 2.0,
                                    mox::matrix_view<float>(gradient.data(), 20, 50));
     };
-    float sum = step();
+    float sum = 0;
     count_allocations counter;
     for (int s = 0; s < 5; ++s) sum += step();
     REQUIRE(counter.stop() == 0);

@@ -26,15 +26,16 @@ matrix_view<T> view(std::vector<T>& v) {
 }
 
 // The formula, term by term.
-double plain(const std::vector<double>& student, const std::vector<double>& teacher, double temperature) {
+double plain(const std::vector<double>& student, const std::vector<double>& teacher, double temperature,
+             std::size_t width = classes) {
     double sum = 0;
     for (std::size_t t = 0; t < rows; ++t) {
         double zs = 0, zt = 0;
-        for (std::size_t j = t * classes; j < (t + 1) * classes; ++j) {
+        for (std::size_t j = t * width; j < (t + 1) * width; ++j) {
             zs += std::exp(student[j] / temperature);
             zt += std::exp(teacher[j] / temperature);
         }
-        for (std::size_t j = t * classes; j < (t + 1) * classes; ++j)
+        for (std::size_t j = t * width; j < (t + 1) * width; ++j)
             sum -=
                 std::exp(teacher[j] / temperature) / zt * std::log(std::exp(student[j] / temperature) / zs);
     }
@@ -125,4 +126,24 @@ TEST_CASE("distill: says what does not fit", "[train][distill][error]") {
                       Contains("argument 'teacher' must have 5 columns, like student, got 4"));
     CHECK_THROWS_WITH(call(q, 1.0, {d.data(), 2, classes}), Contains("argument 'dstudent' must have 3 rows"));
     CHECK_THROWS_WITH(call(q, 1.0, {d.data(), rows, 4}), Contains("argument 'dstudent' must have 5 columns"));
+}
+
+TEST_CASE("distill: more classes than a block, the largest logits in any of them", "[train][distill]") {
+    for (const std::size_t width : {256u, 257u, 700u}) {
+        CAPTURE(width);
+        const auto n = static_cast<index_t>(width);
+        auto s = normal_numbers<double>(rows * n, 3, 2), q = normal_numbers<double>(rows * n, 4, 2);
+        s[width - 1] = q[0] = 30;
+        const matrix_view<const double> student(s.data(), rows, n), teacher(q.data(), rows, n);
+        std::vector<double> d(s.size());
+        const double loss = distill<double>(student, teacher, 3.0, matrix_view<double>(d.data(), rows, n));
+        CHECK(loss == Approx(plain(s, q, 3.0, width)).epsilon(1e-12));
+        for (const std::size_t at : {std::size_t{0}, width / 2, width - 1, width, 3 * width - 1}) {
+            auto high = s, low = s;
+            high[at] += 1e-5;
+            low[at] -= 1e-5;
+            const double slope = (plain(high, q, 3.0, width) - plain(low, q, 3.0, width)) / 2e-5;
+            CHECK(d[at] == Approx(slope).margin(1e-8));
+        }
+    }
 }

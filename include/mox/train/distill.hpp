@@ -1,7 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <type_traits>
-#include <vector>
 
 #include <mox/core/error.hpp>
 #include <mox/core/view.hpp>
@@ -29,20 +30,32 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
     const T inverse = static_cast<T>(1 / temperature);
     const T scale = static_cast<T>(temperature / static_cast<double>(student.rows));
     double sum = 0;
-    // Kept from call to call: one row of each.
-    static thread_local std::vector<T> logits, p, q;
-    for (std::vector<T>* row : {&logits, &p, &q}) row->resize(static_cast<std::size_t>(student.cols));
-    for (index_t t = 0; t < student.rows; ++t) {
-        for (index_t j = 0; j < student.cols; ++j) {
-            logits[static_cast<std::size_t>(j)] = student(t, j) * inverse;
-            q[static_cast<std::size_t>(j)] = teacher(t, j) * inverse;
+    // Blocks of classes, so that no memory is needed for a row.
+    constexpr index_t block = 256;
+    T logits[block], p[block], q[block];
+    const auto softmax = [&](matrix_view<const T> of, index_t t, index_t from, T* to) {
+        const index_t n = std::min(block, of.cols - from);
+        for (index_t j = 0; j < n; ++j) logits[j] = of(t, from + j) * inverse;
+        return kernel::softmax_row<T>(logits, n, to);
+    };
+    const auto log_sum_exp = [&](matrix_view<const T> of, index_t t) {
+        T all = softmax(of, t, 0, p);
+        for (index_t from = block; from < of.cols; from += block) {
+            const T next = softmax(of, t, from, p), high = std::max(all, next);
+            all = high + std::log(std::exp(all - high) + std::exp(next - high));
         }
-        const T lse = kernel::softmax_row<T>(logits.data(), student.cols, p.data());
-        kernel::softmax_row<T>(q.data(), student.cols, q.data());
-        for (index_t j = 0; j < student.cols; ++j) {
-            const auto i = static_cast<std::size_t>(j);
-            sum += static_cast<double>(q[i] * (lse - logits[i]));
-            if (wanted) dstudent(t, j) = scale * (p[i] - q[i]);
+        return all;
+    };
+    for (index_t t = 0; t < student.rows; ++t) {
+        const T lse_q = log_sum_exp(teacher, t), lse_p = log_sum_exp(student, t);
+        for (index_t from = 0; from < student.cols; from += block) {
+            const T share_q = std::exp(softmax(teacher, t, from, q) - lse_q);
+            const T share_p = std::exp(softmax(student, t, from, p) - lse_p);
+            for (index_t j = 0; j < std::min(block, student.cols - from); ++j) {
+                const T teaches = share_q * q[j];
+                sum += static_cast<double>(teaches * (lse_p - logits[j]));
+                if (wanted) dstudent(t, from + j) = scale * (share_p * p[j] - teaches);
+            }
         }
     }
     return static_cast<T>(temperature * temperature * sum / static_cast<double>(student.rows));
