@@ -18,6 +18,16 @@ using on_q_and_v = mox::with_each<mox::with_lora<r8>, mox::as_frozen, mox::with_
 using lightly_tuned =
     mox::stack<mox::frozen<mox::linear<32, 64>>, attn<on_q_and_v>, mox::lora<mox::linear<64, 10>, r8>>;
 
+// A mixture, and the same with an update for each map of each expert; its router stays.
+template <class Adapter, class First, class Expert, class Last, class... Router>
+using mixture_of =
+    mox::stack<First, attn<Adapter>,
+               mox::residual<mox::moe<mox::experts<4, Expert>, mox::route::top_k<2>, Router...>>, Last>;
+using mixture = mixture_of<mox::as_they_are, mox::linear<32, 64>, mox::swiglu<64, 96>, mox::linear<64, 10>>;
+using tuned_mixture = mixture_of<mox::with_lora<r8>, mox::frozen<mox::linear<32, 64>>,
+                                 mox::lora_expert<mox::swiglu<64, 96>, r8>,
+                                 mox::lora<mox::linear<64, 10>, r8>, mox::route::frozen_linear_scorer>;
+
 namespace {
 
 constexpr mox::index_t sequences = 16, length = 24, tokens = sequences * length;
@@ -95,5 +105,18 @@ int main() {
                 static_cast<double>(loss_of(merged, second)));
     mox::unmerge(weights, merged);
     std::printf("unmerged:      loss %.3f on the first task\n", static_cast<double>(loss_of(merged, first)));
-    return loss_of(weights, second) < loss_of(trained, second) ? 0 : 1;
+
+    mox::params<mixture> experts{mox::init::standard, 3};
+    train(experts, first, 150);
+    mox::params<tuned_mixture> updates{mox::init::standard, 4};
+    mox::copy_matching(experts, updates);
+    const float before = loss_of(updates, second);
+    train(updates, second, 150);
+    mox::merge(updates, experts);
+    std::printf(
+        "mixture:       loss %.3f on the second task, %.3f with %lld of %lld parameters trained and merged\n",
+        static_cast<double>(before), static_cast<double>(loss_of(experts, second)),
+        static_cast<long long>(mox::params<tuned_mixture>::trained_count()),
+        static_cast<long long>(mox::params<tuned_mixture>::count()));
+    return loss_of(weights, second) < loss_of(trained, second) && loss_of(experts, second) < before ? 0 : 1;
 }
