@@ -31,7 +31,7 @@ TEST_CASE("adamw_values: the steps of adamw", "[train][adamw]") {
 }
 
 TEST_CASE("adamw_values: bad input is refused", "[train][adamw]") {
-    CHECK_THROWS_WITH(adamw_values<double>({.rate = -1}), Contains("mox::adamw_values: option 'rate'"));
+    CHECK_THROWS_WITH(adamw_values<double>({.rate = -1}), Contains("mox::adamw_values: options 'rate'"));
     adamw_values<float> few;
     std::vector<float> two(2), three(3);
     CHECK_THROWS_WITH(few.step(two, three), Contains("argument 'gradient' must have 2 elements"));
