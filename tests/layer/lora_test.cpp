@@ -495,8 +495,7 @@ TEST_CASE("lora: a gate scores what the update reads, dropout included", "[layer
         }
         params<base, double> only;
         copy_matching(w, only);
-        std::vector<double> x(7 * 200, 0.0);
-        for (std::size_t t = 0; t < 200; ++t) x[7 * t] = 1;
+        const auto x = first_features(200, 7);
         tape<net, double> t;
         tape<base, double> u;
         const auto rows = batch::equal(1, 200);

@@ -78,6 +78,34 @@ std::vector<T> run_backward(const mox::params<Net, T>& w, const std::vector<T>& 
     return dx;
 }
 
+/// Whether two routers chose the same with the same weights, bit for bit.
+inline bool same_choices(const mox::routing_record& a, const mox::routing_record& b) {
+    if (a.rows != b.rows || a.slots != b.slots) return false;
+    for (index_t i = 0; i < a.rows * a.slots; ++i) {
+        if (a.chosen[i] != b.chosen[i] ||
+            a.gate(i / a.slots, i % a.slots) != b.gate(i / a.slots, i % a.slots))
+            return false;
+    }
+    return true;
+}
+
+/// Tokens with nothing but their first feature, 1.
+inline std::vector<double> first_features(index_t tokens, index_t width) {
+    std::vector<double> x(static_cast<std::size_t>(tokens * width), 0.0);
+    for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(width)) x[i] = 1;
+    return x;
+}
+
+/// How many of `tokens` first_features have an output that is not zero.
+template <class Net>
+int outputs_of_first_features(const mox::params<Net, double>& w, index_t tokens) {
+    mox::tape<Net, double> t;
+    const auto y = run_forward(w, first_features(tokens, Net::in), mox::batch::equal(1, tokens), t);
+    int some = 0;
+    for (std::size_t i = 0; i < y.size(); i += static_cast<std::size_t>(Net::out)) some += y[i] != 0 ? 1 : 0;
+    return some;
+}
+
 /// Largest difference, relative to values above 1; huge when either has a NaN.
 template <class A, class B>
 double distance(const std::vector<A>& a, const std::vector<B>& b) {

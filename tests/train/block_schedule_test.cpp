@@ -119,6 +119,7 @@ TEST_CASE("schedules say what is wrong", "[train][block_schedule][error]") {
     REQUIRE_THROWS_WITH(owlore(3, numbers{1, -2, 3}, two), Contains("that are not negative"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{1, NAN, 3}, two), Contains("finite numbers"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{0, 0, 0}, two), Contains("a number above zero"));
+    REQUIRE_THROWS_WITH(owlore(3, numbers{1e308, 1e308, 0}, two), Contains("must have a finite sum"));
     // A share so small that it is none.
     REQUIRE_THROWS_WITH(owlore(3, numbers{1e300, 1e-300, 0}, two), Contains("above zero, 1"));
     REQUIRE_THROWS_WITH(owlore(3, numbers{0, 4, 0}, two), Contains("whose probability is above zero, 1"));

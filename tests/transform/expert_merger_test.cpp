@@ -137,14 +137,21 @@ TEST_CASE("expert_merger: from the base to an expert, linearly; vectors and embe
     CHECK(merger.coefficient("1.0.0.1.qkv", 1) == Approx(0.1));
 }
 
+namespace {
+
+// One for each part of a fused map.
+index_t chunks_of_fused(const tensor_info& t) {
+    if (t.path.ends_with("qkv")) return 3;
+    return t.path.ends_with("gate_up") ? 6 : 0;
+}
+
+}  // namespace
+
 TEST_CASE("expert_merger: chunks follow outputs, so the parts of fused maps have coefficients of their own",
           "[transform][expert_merging]") {
     const auto base = random_params<net, double>(1), a = random_params<net, double>(2);
     expert_merger_options options;
-    options.chunks_of = [](const tensor_info& t) {
-        if (t.path.ends_with("qkv")) return index_t{3};
-        return t.path.ends_with("gate_up") ? index_t{6} : index_t{0};
-    };
+    options.chunks_of = chunks_of_fused;
     expert_merger<net, double> merger(base, {&a}, options);
     CHECK(merger.raw().size() == 2 * (3 + 6));
     // Keys and values of the first block stay nearly the base's; all of the queries are the expert's.
@@ -294,10 +301,7 @@ TEST_CASE("expert_merger: the penalty is the mean distance of all coefficients o
     const auto base = random_params<net, double>(1), a = random_params<net, double>(2),
                b = random_params<net, double>(3);
     expert_merger_options options{.start = 0.3};
-    options.chunks_of = [](const tensor_info& t) {
-        if (t.path.ends_with("qkv")) return index_t{3};
-        return t.path.ends_with("gate_up") ? index_t{6} : index_t{0};
-    };
+    options.chunks_of = chunks_of_fused;
     expert_merger<net, double> merger(base, {&a, &b}, options);
     const std::size_t coefficients = merger.raw().size();
     CHECK(coefficients == 2 * 2 * (3 + 6));

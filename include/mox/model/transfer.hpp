@@ -87,16 +87,17 @@ tensor_matches match_tensors(const params<From, T>& from, const params<To, U>&) 
     std::vector<bool> used(from_paths.size());
     for (std::size_t i = 0; i < to_paths.size(); ++i) {
         const std::string wanted = shape(to_tensors[i].spec);
-        std::vector<std::size_t> namesakes, fitting;
+        std::vector<std::size_t> namesakes;
+        std::size_t found = from_paths.size();
         for (std::size_t j = 0; j < from_paths.size(); ++j) {
             // Gradients and moments have no frozen tensors.
             if (from_paths[j] != to_paths[i] || !(from.complete() || from_tensors[j].spec.trained)) continue;
             namesakes.push_back(j);
-            if (shape(from_tensors[j].spec) == wanted && !used[j]) fitting.push_back(j);
+            if (found == from_paths.size() && !used[j] && shape(from_tensors[j].spec) == wanted) found = j;
         }
-        if (!fitting.empty()) {
-            matches.pairs.emplace_back(fitting.front(), i);
-            used[fitting.front()] = true;
+        if (found < from_paths.size()) {
+            matches.pairs.emplace_back(found, i);
+            used[found] = true;
             continue;
         }
         if (namesakes.size() == 1 && std::count(to_paths.begin(), to_paths.end(), to_paths[i]) == 1) {

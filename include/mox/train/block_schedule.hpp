@@ -34,10 +34,13 @@ public:
                         "argument 'probabilities' must hold finite numbers that are not negative");
             sum += p;
         }
-        for (const double p : probabilities_) positive += p / sum > 0 ? 1 : 0;
+        check::that(std::isfinite(sum), call, "argument 'probabilities' must have a finite sum");
+        for (double& p : probabilities_) {
+            p /= sum;
+            positive += p > 0 ? 1 : 0;
+        }
         check::that(positive > 0, call,
                     "argument 'probabilities' must hold a number above zero, or no block could be drawn");
-        check::that(std::isfinite(sum), call, "argument 'probabilities' must have a finite sum");
         check::that(active > 0 && active <= blocks(), call,
                     "option 'active' must lie between 1 and the number of blocks, " +
                         std::to_string(blocks()) + ", got " + std::to_string(active));
@@ -45,7 +48,6 @@ public:
                     "option 'active' must not exceed the number of blocks whose probability is above zero, " +
                         std::to_string(positive) + ", got " + std::to_string(active));
         check::that(interval > 0, call, "option 'interval' must be at least one step");
-        for (double& p : probabilities_) p /= sum;
         left_.resize(probabilities_.size());
         drawn_.resize(static_cast<std::size_t>(active));
         draw(0);

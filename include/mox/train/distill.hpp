@@ -33,15 +33,15 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
     // Blocks of classes, so that no memory is needed for a row.
     constexpr index_t block = 256;
     T logits[block], p[block], q[block];
-    const auto softmax = [&](matrix_view<const T> of, index_t t, index_t from, T* to) {
+    const auto read = [&](matrix_view<const T> of, index_t t, index_t from) {
         const index_t n = std::min(block, of.cols - from);
         for (index_t j = 0; j < n; ++j) logits[j] = of(t, from + j) * inverse;
-        return kernel::softmax_row<T>(logits, n, to);
+        return n;
     };
     const auto log_sum_exp = [&](matrix_view<const T> of, index_t t) {
-        T all = softmax(of, t, 0, p);
+        T all = kernel::log_sum_exp_row<T>(logits, read(of, t, 0));
         for (index_t from = block; from < of.cols; from += block) {
-            const T next = softmax(of, t, from, p), high = std::max(all, next);
+            const T next = kernel::log_sum_exp_row<T>(logits, read(of, t, from)), high = std::max(all, next);
             all = high + std::log(std::exp(all - high) + std::exp(next - high));
         }
         return all;
@@ -49,9 +49,11 @@ T distill(std::type_identity_t<matrix_view<const T>> student,
     for (index_t t = 0; t < student.rows; ++t) {
         const T lse_q = log_sum_exp(teacher, t), lse_p = log_sum_exp(student, t);
         for (index_t from = 0; from < student.cols; from += block) {
-            const T share_q = std::exp(softmax(teacher, t, from, q) - lse_q);
-            const T share_p = std::exp(softmax(student, t, from, p) - lse_p);
-            for (index_t j = 0; j < std::min(block, student.cols - from); ++j) {
+            const index_t n = read(teacher, t, from);
+            const T share_q = std::exp(kernel::softmax_row<T>(logits, n, q) - lse_q);
+            read(student, t, from);
+            const T share_p = std::exp(kernel::softmax_row<T>(logits, n, p) - lse_p);
+            for (index_t j = 0; j < n; ++j) {
                 const T teaches = share_q * q[j];
                 sum += static_cast<double>(teaches * (lse_p - logits[j]));
                 if (wanted) dstudent(t, from + j) = scale * (share_p * p[j] - teaches);

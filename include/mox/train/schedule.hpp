@@ -9,6 +9,15 @@
 
 namespace mox::inline MOX_ABI::schedule {
 
+namespace detail {
+
+// Half a cosine from 1 down to `floor` while t goes from 0 to 1.
+inline double falling(double t, double floor) {
+    return floor + (1.0 - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * t));
+}
+
+}  // namespace detail
+
 /// A factor on the learning rate: linear warm-up from 0 to 1, then a cosine down to `floor` at `steps`.
 struct warmup_cosine {
     index_t warmup = 0;
@@ -20,7 +29,7 @@ struct warmup_cosine {
         if (step < warmup) return static_cast<double>(step + 1) / static_cast<double>(warmup);
         const double span = static_cast<double>(std::max<index_t>(1, steps - warmup));
         const double t = std::min(1.0, static_cast<double>(step - warmup) / span);
-        return floor + (1.0 - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * t));
+        return detail::falling(t, floor);
     }
 };
 
@@ -41,8 +50,7 @@ struct cosine_restarts {
             step -= length;
             length *= growth;
         }
-        const double t = static_cast<double>(step) / static_cast<double>(length);
-        return floor + (1.0 - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * t));
+        return detail::falling(static_cast<double>(step) / static_cast<double>(length), floor);
     }
 };
 

@@ -100,7 +100,7 @@ public:
                     "option 'fixed' must name matrices that would be merged, but '" +
                         (unknown.empty() ? std::string() : unknown.front()) + "' is none");
         raw_.assign(static_cast<std::size_t>(experts_ * all_chunks_),
-                    static_cast<T>(std::log(start_ / (1 - start_))));
+                    merge_coefficients_view<T>::raw_of(start_));
         gradient_.assign(raw_.size(), T(0));
     }
 

@@ -91,18 +91,19 @@ public:
     void penalty_gradient(T scale, std::span<T> draw) const {
         check::size("mox::merge_coefficients::penalty_gradient", "draw", "elements, experts x chunks",
                     ssize_of(raw_), ssize_of(draw));
+        const T first = raw_of(start_);
         for (index_t k = 0; k < experts_; ++k) {
             for (index_t c = 0; c < chunks_; ++c) {
                 const T l = lambda(k, c), raw = raw_[static_cast<std::size_t>(k * chunks_ + c)];
-                const T sign = raw > raw_start() ? T(1) : raw < raw_start() ? T(-1) : T(0);
+                const T sign = raw > first ? T(1) : raw < first ? T(-1) : T(0);
                 draw[static_cast<std::size_t>(k * chunks_ + c)] +=
                     scale * sign * l * (T(1) - l) / static_cast<T>(chunks_);
             }
         }
     }
 
-    /// What raw coefficients start at.
-    T raw_start() const noexcept { return static_cast<T>(std::log(start_ / (1 - start_))); }
+    /// The raw coefficient of lambda = start.
+    static T raw_of(double start) noexcept { return static_cast<T>(std::log(start / (1 - start))); }
 
 private:
     T lambda(index_t expert, index_t chunk) const {
@@ -143,7 +144,7 @@ public:
     merge_coefficients(index_t experts, index_t chunks, double start)
         : experts_(experts), chunks_(chunks), start_(start) {
         raw_.assign(static_cast<std::size_t>(std::max<index_t>(experts * chunks, 0)),
-                    static_cast<T>(std::log(start / (1 - start))));
+                    merge_coefficients_view<T>::raw_of(start));
         (void)view();  // checks
     }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <mox/transform/compeft.hpp>
@@ -101,7 +102,7 @@ inline ternary decode_ternary(std::span<const std::uint8_t> bytes, index_t large
         check::that(next < head.size, call, broken);
         t.set(static_cast<index_t>(next++), sign);
     }
-    check::that((at + 7) / 8 == bytes.size(), call, broken);
+    check::that(divide_up(static_cast<index_t>(at), 8) == ssize_of(bytes), call, broken);
     return t;
 }
 
